@@ -1,0 +1,9 @@
+"""Higher-order component attribution with Kolmogorov–Arnold networks.
+
+Modules in the order in which data flows, each importing only what stands before it::
+
+    errors store setups models components perturbation metrics kan surrogates
+    symbolic interactions charts claims
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,12 @@
+"""What kanlib raises when its input, not its code, is at fault."""
+
+
+class BadInputError(ValueError):
+    """One sentence: what was wrong, what was expected, what to do.
+
+    In a notebook the sentence stands alone, without a traceback: the reader who mistyped a parameter
+    has no use for the frames between the cell and the check.
+    """
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {self}"]

@@ -1,0 +1,147 @@
+"""Algorithm 3: interaction coefficients, mixed partial derivatives of the closed form at σ = 0.
+
+A mixed partial over *different* components needs no derivative twice in the same direction. So the
+expression is evaluated once in numbers ``a + Σ_S c_S ε_S`` with ``ε_j² = 0``, truncated at order k: the
+coefficient ``c_S`` that comes out is ``L_S``, exactly, for all subsets at once.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from itertools import combinations
+from math import factorial
+
+import numpy as np
+import sympy
+import torch
+from torch import Tensor
+
+from kanlib.errors import BadInputError
+
+Subset = tuple[int, ...]
+
+
+def subsets(m: int, max_order: int) -> list[Subset]:
+    """All subsets of ``{0, …, m − 1}`` of size 1 to ``max_order``, by size, then in lexicographic order.
+
+    Raises:
+        BadInputError: ``max_order`` is not between 1 and ``m``.
+
+    """
+    if not 1 <= max_order <= m:
+        raise BadInputError(
+            f"max_order is {max_order}, expected 1 to {m}, the number of components; set max_order."
+        )
+    return [s for r in range(1, max_order + 1) for s in combinations(range(m), r)]
+
+
+def coefficients(
+    expression: sympy.Expr, symbols: Sequence[sympy.Symbol], max_order: int = 3
+) -> tuple[list[Subset], Tensor]:
+    """``L_S = ∂^|S| ĝ / ∏_{j∈S} ∂σ_j`` at ``σ = 0`` (equation 3) for all ``|S| ≤ max_order``.
+
+    Args:
+        expression: ĝ, of sums, products, constant powers, exp, log, sin and tanh.
+        symbols: σ_1 … σ_m, in the order of the components.
+        max_order: the highest order k, 1 to 4 and at most m.
+
+    Returns:
+        The subsets and their coefficients (fp64), in units of the response.
+
+    Raises:
+        BadInputError: ``max_order`` out of range, or ĝ has no finite derivative at 0.
+
+    """
+    index = subsets(len(symbols), max_order)
+    algebra = _algebra(len(symbols), max_order)
+    function = sympy.lambdify(symbols, expression, modules=[_FUNCTIONS, "math"], cse=True)
+    units = [_Jet(np.eye(1 + len(index))[1 + j], algebra) for j in range(len(symbols))]
+    with np.errstate(all="ignore"):
+        value = function(*units)
+    jet = value.parts[1:] if isinstance(value, _Jet) else np.zeros(len(index))
+    if not np.isfinite(jet).all():
+        worst = index[int(np.flatnonzero(~np.isfinite(jet))[0])]
+        raise BadInputError(f"the derivative over components {worst} is not finite at 0; refit the closed form.")
+    return index, torch.from_numpy(jet.copy())
+
+
+class _Jet:
+    """``Σ_S parts_S ε_S`` over subsets S of at most k directions, the empty one first."""
+
+    __slots__ = ("algebra", "parts")
+
+    def __init__(self, parts: np.ndarray, algebra: tuple[np.ndarray, ...]):
+        self.parts = parts
+        self.algebra = algebra
+
+    def __add__(self, other):
+        if isinstance(other, _Jet):
+            return _Jet(self.parts + other.parts, self.algebra)
+        parts = self.parts.copy()
+        parts[0] += other
+        return _Jet(parts, self.algebra)
+
+    def __mul__(self, other):
+        if not isinstance(other, _Jet):
+            return _Jet(self.parts * float(other), self.algebra)
+        left, right, product = self.algebra
+        terms = self.parts[left] * other.parts[right]
+        return _Jet(np.bincount(product, weights=terms, minlength=len(self.parts)), self.algebra)
+
+    def __pow__(self, exponent):
+        return self.compose(("pow", exponent))
+
+    def __rtruediv__(self, other):
+        return self**-1 * other
+
+    def __truediv__(self, other):
+        return self * (other**-1 if isinstance(other, _Jet) else 1 / other)
+
+    def __neg__(self):
+        return self * -1
+
+    def __sub__(self, other):
+        return self + -other
+
+    def __rsub__(self, other):
+        return -self + other
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+    def compose(self, function) -> "_Jet":
+        """``f(a + n) = Σ_r f^(r)(a) n^r / r!``, where n, without constant part, is nilpotent."""
+        nilpotent = _Jet(np.concatenate([[0.0], self.parts[1:]]), self.algebra)
+        derivatives = [float(d(self.parts[0])) for d in _derivatives(function)]
+        out, power = _Jet(np.zeros_like(self.parts), self.algebra) + derivatives[0], None
+        for r, value in enumerate(derivatives[1:], start=1):
+            power = nilpotent if power is None else power * nilpotent
+            out = out + power * (value / factorial(r))
+        return out
+
+
+@cache
+def _algebra(m: int, max_order: int) -> tuple[np.ndarray, ...]:
+    """Which pairs of disjoint subsets multiply into which: three index arrays."""
+    index = [(), *subsets(m, max_order)]
+    position = {s: i for i, s in enumerate(index)}
+    triples = [
+        (position[a], position[tuple(x for x in s if x not in a)], i)
+        for i, s in enumerate(index)
+        for r in range(len(s) + 1)
+        for a in combinations(s, r)
+    ]
+    return tuple(np.array(column) for column in zip(*triples, strict=True))
+
+
+@cache
+def _derivatives(function) -> list:
+    x = sympy.Symbol("x")
+    f = x ** function[1] if isinstance(function, tuple) else getattr(sympy, function)(x)
+    return [sympy.lambdify(x, f.diff(x, r), "numpy") for r in range(5)]
+
+
+def _lifted(name: str):
+    return lambda z: z.compose(name) if isinstance(z, _Jet) else getattr(np, name)(z)
+
+
+_FUNCTIONS = {name: _lifted(name) for name in ("exp", "log", "sin", "cos", "tanh", "sqrt")}

@@ -1,0 +1,64 @@
+"""How well predicted responses match the true ones, and how sure that is."""
+
+import torch
+from scipy.stats import rankdata
+from torch import Tensor
+
+
+def pearson(predicted: Tensor, true: Tensor) -> Tensor:
+    """Pearson correlation over masks, ``[E]`` from ``[E, N]`` twice; nan where either is constant."""
+    p = predicted.double() - predicted.double().mean(-1, keepdim=True)
+    t = true.double() - true.double().mean(-1, keepdim=True)
+    return (p * t).sum(-1) / (p.square().sum(-1) * t.square().sum(-1)).sqrt()
+
+
+def spearman(predicted: Tensor, true: Tensor) -> Tensor:
+    """Spearman rank correlation over masks, ``[E]``; ties share their mean rank."""
+    ranks = [torch.from_numpy(rankdata(v.numpy(), axis=-1)) for v in (predicted, true)]
+    return pearson(*ranks)
+
+
+def mse(predicted: Tensor, true: Tensor) -> Tensor:
+    """Mean squared error over masks, ``[E]``, in squared units of the response."""
+    return (predicted.double() - true.double()).square().mean(-1)
+
+
+def normalised_mse(predicted: Tensor, true: Tensor) -> Tensor:
+    """Mean squared error over the variance of the true responses, ``[E]``: 1 is as good as their mean."""
+    return mse(predicted, true) / true.double().var(-1, correction=0)
+
+
+#: The four scores of every surrogate, ``(predicted [E, N], true [E, N]) -> [E]``.
+METRICS = {"pearson": pearson, "spearman": spearman, "mse": mse, "normalised_mse": normalised_mse}
+
+
+def bootstrap_pearson(predicted: Tensor, true: Tensor, n: int, source: torch.Generator) -> Tensor:
+    """Mean Pearson over examples in ``n`` resamples of masks *and* examples, ``[..., n]``.
+
+    Masks are shared by all examples, so one draw of masks serves them all; then examples are drawn.
+    Surrogates stacked in front, ``predicted [K, E, N]`` with ``true [E, N]``, get the same draws, so that
+    differences of their results are paired.
+    """
+    n_examples, n_masks = true.shape
+    draws = torch.randint(n_masks, (n, n_masks), generator=source)
+    weight = torch.zeros(n, n_masks, dtype=torch.float64)
+    weight.scatter_add_(1, draws, torch.ones_like(weight)).div_(n_masks)
+
+    def mean(values: Tensor) -> Tensor:
+        return values @ weight.T
+
+    # Centred first: the weighted moments below would cancel otherwise.
+    p = predicted.double() - predicted.double().mean(-1, keepdim=True)
+    t = true.double() - true.double().mean(-1, keepdim=True)
+    covariance = mean(p * t) - mean(p) * mean(t)
+    variances = (mean(p * p) - mean(p) ** 2) * (mean(t * t) - mean(t) ** 2)
+    r = covariance / variances.sqrt()
+    chosen = torch.randint(n_examples, (n_examples, n), generator=source)
+    return r.gather(-2, chosen.expand_as(r)).mean(-2)
+
+
+def interval(samples: Tensor, level: float = 0.95) -> tuple[float, float]:
+    """Central percentile interval of bootstrap ``samples`` ``[n]``."""
+    tail = (1 - level) / 2
+    low, high = torch.quantile(samples, torch.tensor([tail, 1 - tail], dtype=samples.dtype)).tolist()
+    return low, high

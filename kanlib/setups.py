@@ -1,0 +1,244 @@
+"""Setups: one schema for every knob, shared by setup files and notebooks.
+
+A setup is a YAML file in ``notebooks/setups`` with one section a stage. A notebook's ``parameters`` cell
+names the setup and may override single values; what it leaves at ``None`` the file gives, and what the
+file leaves out the defaults below give. Unknown names, wrong types and values out of range are refused
+here, because papermill only warns.
+"""
+
+import difflib
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kanlib import store
+from kanlib.errors import BadInputError
+
+FOLDER = store.ROOT / "notebooks" / "setups"
+_IPYTHON = {"In", "Out", "get_ipython", "exit", "quit", "open"}
+
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Stage(BaseModel):
+    """The knobs of one notebook. Field descriptions are the comments of its ``parameters`` cell."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    section: ClassVar[str]
+
+    setup: str = Field("digits_resnet18", description="a file in notebooks/setups; gives what is None here")
+    run: str | None = Field(None, description="folder of the artifacts, below _artifacts; None: the setup's name")
+    seed: Count = Field(0, description="the one seed; every generator derives from it")
+    threads: Positive = Field(2, description="CPU threads; sums are split by it, so bits depend on it")
+
+    @classmethod
+    def from_notebook(cls, namespace: Mapping[str, Any]) -> Self:
+        """Check a notebook's parameters and complete them from its setup.
+
+        Args:
+            namespace: the notebook's ``globals()``, before anything but parameters was assigned.
+
+        Raises:
+            BadInputError: unknown setup or parameter, wrong type, value out of range.
+
+        """
+        given = {
+            name: value
+            for name, value in namespace.items()
+            if not (name.startswith("_") or name in _IPYTHON or isinstance(value, ModuleType) or callable(value))
+        }
+        stage = cls.from_setup(given.get("setup", cls.model_fields["setup"].default), given)
+        torch.set_num_threads(stage.threads)
+        return stage
+
+    @classmethod
+    def from_setup(cls, setup: str, overrides: Mapping[str, Any] | None = None) -> Self:
+        """The stage's knobs as the setup file gives them, with ``overrides`` (``None`` values do not count)."""
+        given = {name: value for name, value in (overrides or {}).items() if name not in cls.model_fields}
+        if given:
+            raise BadInputError(_unknown("parameter", next(iter(given)), cls.model_fields, cls.section))
+        values = section(setup, cls.section)
+        values |= {name: value for name, value in (overrides or {}).items() if value is not None}
+        return _validated(cls, values | {"setup": setup}, f"{cls.section} of setup {setup}")
+
+    def artifact(self, kind: str) -> Path:
+        """Path of this run's artifact of that kind."""
+        return store.path(self.run or Path(self.setup).stem, kind)
+
+    def load(self, kind: str) -> store.Artifact:
+        """This run's artifact of that kind, read (errors as in :func:`kanlib.store.load`)."""
+        return store.load(self.artifact(kind))
+
+    def save(self, kind: str, content: Any, **inputs: store.Artifact) -> Path:
+        """Write this run's artifact of that kind, with these parameters and the hashes of its inputs."""
+        return store.save(
+            self.artifact(kind),
+            content,
+            kind=kind,
+            parameters=self.model_dump(exclude={"run"}),
+            inputs={name: artifact.hash for name, artifact in inputs.items()},
+        )
+
+
+class Training(Stage):
+    """Data and classifier."""
+
+    section: ClassVar[str] = "training"
+
+    data: Literal["digits"] = Field("digits", description="the data set")
+    image_size: Positive = Field(32, description="side to which images are resized, in pixels")
+    architecture: str = Field("torchvision/resnet18", description="torchvision/<name of a classifier>")
+    small_images: bool = Field(True, description="3×3 stem and no max-pool (residual networks only)")
+    epochs: Positive = Field(5, description="passes over the training split")
+    batch_size: Positive = Field(64, description="images a step")
+    learning_rate: float = Field(0.05, gt=0, description="peak of the one-cycle schedule of SGD")
+    weight_decay: float = Field(5e-4, ge=0, description="of SGD with Nesterov momentum 0.9")
+    n_train: Positive | None = Field(None, description="train on the first n only; None: all")
+
+
+class Perturbation(Stage):
+    """Algorithm 1: components, masks, examples and the output function."""
+
+    section: ClassVar[str] = "perturbation"
+
+    components: list[str] = Field(
+        ["layer*.*"], min_length=1, description="patterns over module names, one * a level"
+    )
+    gate_site: Literal["branch", "output"] = Field("branch", description="what 1 + σ scales: branch or output")
+    output_function: Literal["margin", "logit", "log_prob", "prob", "loss"] = Field(
+        "margin", description="scalar read from the logits: margin, logit, log_prob, prob or loss"
+    )
+    scale: float = Field(1.0, gt=0, description="s of σ ~ N(0, s² I)")
+    example_set: Literal["reported", "development"] = Field(
+        "reported", description="reported, or development for design decisions"
+    )
+    n_examples: Positive = Field(8, description="how many of them, drawn from correctly classified test images")
+    examples: list[Count] | None = Field(None, description="positions in the test split, instead of drawing")
+    n_fit: Positive = Field(3000, description="masks that surrogates are fitted on")
+    n_validation: Positive = Field(500, description="masks that choose regularisation, restarts and complexity")
+    n_test: Positive = Field(1000, description="masks that score, once")
+    n_reference: Count = Field(500, description="masks that no surrogate sees, for derivative references")
+    batch_size: Positive = Field(25, description="masks a forward pass")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu")
+
+
+class Surrogate(Stage):
+    """The component models fitted to the responses."""
+
+    section: ClassVar[str] = "surrogate"
+
+    hidden: list[Positive] = Field([5], description="widths of the KAN's hidden layers")
+    grid: Positive = Field(5, description="intervals of each edge's spline")
+    spline_order: Literal[3, 5] = Field(3, description="order k of the spline: 3 or 5")
+    ridges: list[float] = Field(
+        [1e-5, 1e-4, 1e-3], min_length=1, description="L2 penalties to choose from on validation"
+    )
+    restarts: Positive = Field(4, description="random starts, the best on validation is kept")
+    iterations: Positive = Field(60, description="Levenberg-Marquardt steps at most")
+    n_bootstrap: Positive = Field(2000, description="resamples of examples and masks behind each interval")
+
+
+class Symbolic(Stage):
+    """Algorithm 2: a closed form for every edge."""
+
+    section: ClassVar[str] = "symbolic"
+
+    r2: float = Field(0.9995, gt=0, le=1, description="edge R² at which the shortest closed form is taken")
+    max_degree: Positive = Field(9, description="highest degree of the polynomials")
+
+
+class Interactions(Stage):
+    """Algorithm 3: mixed partial derivatives of the closed form."""
+
+    section: ClassVar[str] = "interactions"
+
+    max_order: Positive = Field(3, le=4, description="highest order k of L_S, at most 4")
+
+
+AnyStage = TypeVar("AnyStage", bound=Stage)
+STAGES = {stage.section: stage for stage in (Training, Perturbation, Surrogate, Symbolic, Interactions)}
+_COMMON = {"seed", "threads"}
+
+
+def names() -> list[str]:
+    """The setups there are: the stems of ``notebooks/setups/*.yaml``."""
+    return sorted(file.stem for file in FOLDER.glob("*.yaml"))
+
+
+def section(setup: str, name: str) -> dict[str, Any]:
+    """One section of a setup file, together with the values common to all sections.
+
+    Args:
+        setup: a name in ``notebooks/setups``, or the path of a ``.yaml`` file.
+        name: ``training``, ``perturbation``, ``surrogate``, ``symbolic`` or ``interactions``.
+
+    """
+    whole = read(setup)
+    return {key: whole[key] for key in _COMMON & whole.keys()} | whole.get(name, {})
+
+
+def read(setup: str) -> dict[str, Any]:
+    """A whole setup file, checked; ``extends: <other setup>`` completes it from another one.
+
+    Raises:
+        BadInputError: no such setup, not YAML, or a section or value that the schema refuses.
+
+    """
+    file = Path(setup) if setup.endswith(".yaml") else FOLDER / f"{setup}.yaml"
+    if not file.is_file():
+        raise BadInputError(_unknown("setup", setup, names(), "notebooks/setups"))
+    try:
+        whole = yaml.safe_load(file.read_text(encoding="utf8")) or {}
+    except yaml.YAMLError as error:
+        raise BadInputError(
+            f"setup {setup} is not YAML ({str(error).splitlines()[0]}); mend {file.name}."
+        ) from error
+    if not isinstance(whole, dict):
+        raise BadInputError(f"setup {setup} is a {type(whole).__name__}, expected sections {', '.join(STAGES)}.")
+    known = {"extends", *_COMMON, *STAGES}
+    for key, value in whole.items():
+        if key not in known:
+            raise BadInputError(_unknown("section", key, known, f"setup {setup}"))
+        if key in STAGES and not isinstance(value, dict):
+            raise BadInputError(f"section {key} of setup {setup} is {value!r}, expected name: value lines.")
+    if base := whole.pop("extends", None):
+        whole = _merged(read(base), whole)
+    for name, stage in STAGES.items():
+        common = {key: whole[key] for key in _COMMON & whole.keys()}
+        _validated(stage, common | whole.get(name, {}), f"{name} of setup {setup}")
+    return whole
+
+
+def generator(seed: int, *purpose: str | int) -> torch.Generator:
+    """A local CPU generator for one purpose: equal arguments, equal stream; the global state is not touched."""
+    digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def _validated(stage: type[AnyStage], values: Mapping[str, Any], where: str) -> AnyStage:
+    try:
+        return stage.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise BadInputError(_unknown("parameter", name, stage.model_fields, where)) from None
+        expected = first["msg"][0].lower() + first["msg"][1:]
+        raise BadInputError(f"{name} is {first['input']!r} in {where}: {expected}; correct it there.") from None
+
+
+def _merged(base: dict, over: dict) -> dict:
+    return base | {k: base[k] | v if isinstance(v, dict) and k in base else v for k, v in over.items()}
+
+
+def _unknown(what: str, name: str, known: Any, where: str) -> str:
+    near = difflib.get_close_matches(str(name), known, n=1)
+    guess = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}."
+    return f"{what} {name} is unknown to {where}; {guess}"

@@ -1,0 +1,169 @@
+"""Artifacts on disk: what determines a result is inside the file, what merely happened is beside it.
+
+An artifact is a ``.safetensors`` file (arrays), a ``.parquet`` file (a table) or a ``.json`` file
+(expressions). Each carries a *record*: its kind, the parameters and the hashes of the inputs that
+determine it, and the hash of kanlib's source. Equal runs give equal bytes. A file is written whole under
+a temporary name and then renamed, so a reader never meets half of one and a failed run harms nothing.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from kanlib.errors import BadInputError
+
+ROOT = Path(__file__).resolve().parents[1]
+ARTIFACTS = ROOT / "_artifacts"
+_IMPORTED = time.time()
+
+#: Which notebook writes which kind of artifact: the remedy named when one is missing.
+WRITTEN_BY = {
+    "model": "00_training",
+    "responses": "01_perturbation",
+    "surrogates": "02_surrogate",
+    "scores": "02_surrogate",
+    "symbolic": "03_symbolic",
+    "interactions": "04_interactions",
+}
+_SUFFIX = {"scores": ".parquet", "symbolic": ".json"}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One artifact as read: its ``content``, its ``record`` and the SHA-256 ``hash`` of its bytes.
+
+    ``content`` is a dict of tensors (``.safetensors``), a DataFrame (``.parquet``) or what JSON held.
+    """
+
+    content: Any = field(repr=False)
+    record: dict
+    hash: str
+
+    def __getitem__(self, key: str) -> Any:
+        return self.content[key]
+
+
+def path(run: str | Path, kind: str) -> Path:
+    """Where the artifact of this ``kind`` of this ``run`` lies: ``_artifacts/<run>/<kind>.<suffix>``.
+
+    ``run`` may be an absolute path, which then is the folder.
+    """
+    return ARTIFACTS / run / (kind + _SUFFIX.get(kind, ".safetensors"))
+
+
+def save(target: Path, content: Any, *, kind: str, parameters: Mapping, inputs: Mapping[str, str]) -> Path:
+    """Write ``content`` (dict of tensors, DataFrame or JSON value) with its record, then its sidecar.
+
+    ``parameters`` and ``inputs`` (name → hash) are what determines the content. The sidecar
+    ``<target>.run.json`` holds what merely happened: date, seconds since kanlib was imported, versions.
+    """
+    record = {"kind": kind, "parameters": dict(parameters), "inputs": dict(inputs), "code": code_hash()}
+    text = json.dumps(record, sort_keys=True, ensure_ascii=False)
+    writers: dict[str, Callable[[Path], object]] = {
+        # One metadata key only: safetensors orders several by a random hash.
+        ".safetensors": lambda p: save_file(
+            {k: v.detach().cpu().contiguous() for k, v in content.items()}, p, {"record": text}
+        ),
+        ".parquet": lambda p: pq.write_table(
+            pa.Table.from_pandas(content, preserve_index=False).replace_schema_metadata({"record": text}), p
+        ),
+        ".json": lambda p: p.write_text(
+            json.dumps({"record": record, "content": content}, sort_keys=True, ensure_ascii=False, indent=1),
+            encoding="utf8",
+        ),
+    }
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(target, writers[target.suffix])
+    sidecar = target.with_name(target.name + ".run.json")
+    write_whole(sidecar, lambda p: p.write_text(json.dumps(_circumstances(), indent=1), encoding="utf8"))
+    return target
+
+
+def load(source: Path) -> Artifact:
+    """Read an artifact.
+
+    Raises:
+        BadInputError: it is missing, truncated, or not one of ours.
+
+    """
+    kind = source.name.split(".")[0]
+    notebook = WRITTEN_BY.get(kind, "the notebook before this one")
+    if not source.is_file():
+        raise BadInputError(f"{_short(source)} is missing; it is written by {notebook}, so run that first.")
+    readers = {".safetensors": _read_safetensors, ".parquet": _read_parquet, ".json": _read_json}
+    try:
+        content, record = readers[source.suffix](source)
+    except (SafetensorError, pa.ArrowException, ValueError, KeyError, TypeError, OSError) as error:
+        raise BadInputError(
+            f"{_short(source)} cannot be read ({str(error).splitlines()[0] if str(error) else 'no content'}): "
+            f"expected a whole {source.suffix} artifact with its record; delete it and run {notebook} again."
+        ) from error
+    if record["kind"] != kind:
+        raise BadInputError(
+            f"{_short(source)} holds {record['kind']}, expected {kind}; run {notebook} to write it anew."
+        )
+    return Artifact(content, record, hashlib.sha256(source.read_bytes()).hexdigest())
+
+
+def write_whole(target: Path, write: Callable[[Path], object]) -> None:
+    """Call ``write`` on a temporary neighbour of ``target``, then rename it onto ``target``."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        write(temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@cache
+def code_hash() -> str:
+    """SHA-256 over kanlib's own source files, in name order: the code version that a record carries."""
+    digest = hashlib.sha256()
+    for module in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(module.name.encode() + b"\0" + module.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _circumstances() -> dict:
+    return {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "seconds": round(time.time() - _IMPORTED, 1),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+    }
+
+
+def _read_safetensors(source: Path) -> tuple[dict[str, Tensor], dict]:
+    with safe_open(source, framework="pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, json.loads(file.metadata()["record"])  # noqa: SIM118
+
+
+def _read_parquet(source: Path) -> tuple[pd.DataFrame, dict]:
+    table = pq.read_table(source)
+    return table.to_pandas(), json.loads(table.schema.metadata[b"record"])
+
+
+def _read_json(source: Path) -> tuple[Any, dict]:
+    whole = json.loads(source.read_text(encoding="utf8"))
+    return whole["content"], whole["record"]
+
+
+def _short(source: Path) -> Path:
+    return source.relative_to(ROOT) if source.is_relative_to(ROOT) else source
