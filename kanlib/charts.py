@@ -2,12 +2,22 @@
 
 A chart leaves a notebook as a Vega-Lite specification with its data inside. Notebook front ends draw it
 themselves; the book's extension writes the same specification into the page, where a script draws it in the
-page's colours.
+page's colours. Every chart takes ``describe``, one sentence for readers who cannot see it.
 """
 
-import altair as alt
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from html import escape
+from io import BytesIO
 
-__all__ = ["enable"]
+import altair as alt
+import numpy as np
+import pandas as pd
+from IPython.display import HTML
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+
+from kanlib.interactions import Subset
 
 # Okabe and Ito's palette, which stays apart under the common colour blindnesses. Its black, invisible on a
 # dark page, is a grey here; its yellow, faint on a white one, comes last.
@@ -79,3 +89,167 @@ def enable() -> None:
     alt.theme.enable("kanlib")
     alt.renderers.enable("book")
     alt.data_transformers.enable("default", max_rows=None)
+
+
+def images(x: Tensor, labels: Sequence[str]) -> HTML:
+    """A grid of images ``[n, 3, H, W]``, each stretched to its own range and captioned by its label."""
+    return HTML(
+        '<div class="image-grid">'
+        + "".join(
+            f'<figure><img src="data:image/png;base64,{_png(image)}" alt="{escape(label)}" width="72">'
+            f"<figcaption>{escape(label)}</figcaption></figure>"
+            for image, label in zip(x, labels, strict=True)
+        )
+        + "</div>"
+    )
+
+
+def line(frame: pd.DataFrame, *, x: str, y: str, describe: str, log: bool = False) -> alt.Chart:
+    """One curve of column ``y`` against column ``x``, on a logarithmic axis where ``log``."""
+    return (
+        alt.Chart(frame, description=describe)
+        .mark_line()
+        .encode(
+            alt.X(x, type="quantitative"),
+            alt.Y(y, type="quantitative", scale=alt.Scale(type="log" if log else "linear")),
+        )
+        .properties(width="container")
+    )
+
+
+def lines(frame: pd.DataFrame, *, x: str, y: str, color: str, describe: str) -> alt.Chart:
+    """A curve of ``y`` against ``x`` for each value of ``color``; hovering over a legend entry singles it out."""
+    single = alt.selection_point(fields=[color], bind="legend")
+    return (
+        alt.Chart(frame, description=describe)
+        .mark_line()
+        .encode(
+            alt.X(x, type="quantitative"),
+            alt.Y(y, type="quantitative"),
+            alt.Color(color, type="nominal", sort=None),
+            opacity=alt.condition(single, alt.value(1), alt.value(0.15)),
+            tooltip=[color, alt.Tooltip(x, format=".2f"), alt.Tooltip(y, format=".2f")],
+        )
+        .add_params(single)
+        .properties(width="container")
+    )
+
+
+def paired(scores: pd.DataFrame, metric: str, *, describe: str) -> alt.Chart:
+    """``metric`` of each example (a line) under each surrogate (a place on the axis).
+
+    Args:
+        scores: a row for each surrogate and example, as :func:`kanlib.metrics.scores` makes it.
+        metric: the column to draw.
+        describe: see above.
+
+    """
+    base = alt.Chart(scores, description=describe).encode(
+        alt.X("surrogate:N", sort=None, title=None, axis=alt.Axis(labelAngle=0)),
+        alt.Y(metric, type="quantitative", title=f"test {metric}"),
+        alt.Color("example:N", sort=None),
+        tooltip=["example:N", "surrogate:N", alt.Tooltip(metric, type="quantitative", format=".3f")],
+    )
+    return (base.mark_line(opacity=0.5) + base.mark_point(filled=True, size=60)).properties(
+        width="container", height=300
+    )
+
+
+def predicted_against_true(predicted: Mapping[str, Tensor], true: Tensor, *, describe: str) -> alt.Chart:
+    """One panel a surrogate: predicted over true responses ``[N]``, with the diagonal.
+
+    Axes stop at the 0.5th and 99.5th percentile of the true responses; dots beyond lie on the frame.
+    """
+    low, high = (float(v) for v in np.quantile(true.numpy(), [0.005, 0.995]))
+    scale = alt.Scale(domain=[low, high], clamp=True, nice=False)
+    frame = pd.concat(
+        [pd.DataFrame({"surrogate": k, "true": true, "predicted": v.to(true)}) for k, v in predicted.items()]
+    ).round(3)
+    dots = (
+        alt.Chart(frame)
+        .mark_circle(size=12, opacity=0.5)
+        .encode(
+            alt.X("true:Q", scale=scale, title="true Δf"),
+            alt.Y("predicted:Q", scale=scale, title="predicted Δf"),
+            tooltip=[alt.Tooltip("true:Q"), alt.Tooltip("predicted:Q")],
+        )
+        .properties(width=230, height=230)
+    )
+    diagonal = (
+        alt.Chart(frame)
+        .mark_rule(opacity=0.6)
+        .encode(x=alt.datum(low), y=alt.datum(low), x2=alt.datum(high), y2=alt.datum(high))
+    )
+    return (
+        (dots + diagonal)
+        .facet(column=alt.Column("surrogate:N", sort=None, title=None))
+        .properties(description=describe)
+    )
+
+
+def edges(frame: pd.DataFrame, *, describe: str) -> alt.Chart:
+    """Small multiples of edge functions: ``x``, ``spline``, ``closed form`` by ``input`` and ``node``."""
+    long = frame.melt(["input", "node", "x"], ["spline", "closed form"], var_name="edge function", value_name="φ")
+    return (
+        alt.Chart(long.round(3))
+        .mark_line()
+        .encode(
+            alt.X("x:Q", title=None, axis=alt.Axis(ticks=False, labels=False)),
+            alt.Y("φ:Q", title=None, axis=alt.Axis(ticks=False, labels=False)),
+            alt.Color("edge function:N", sort=None),
+            alt.StrokeDash("edge function:N", sort=None),
+        )
+        .properties(width=70, height=50)
+        .facet(row=alt.Row("node:N", sort=None), column=alt.Column("input:N", sort=None), spacing=6)
+        .resolve_scale(x="independent", y="shared")
+        .properties(description=describe)
+    )
+
+
+def heat_map(matrix: Tensor, names: Sequence[str], *, title: str, describe: str) -> alt.Chart:
+    """A symmetric matrix ``[m, m]`` over pairs of components, without its diagonal; colour diverges at 0."""
+    rows = [
+        {"from": a, "to": b, title: float(matrix[i, j])}
+        for i, a in enumerate(names)
+        for j, b in enumerate(names)
+        if i != j
+    ]
+    frame = pd.DataFrame(rows)
+    reach = float(frame[title].abs().max())
+    signed = bool((frame[title] < 0).any())
+    scale = alt.Scale(scheme="blueorange", domain=[-reach, reach]) if signed else alt.Scale(domain=[0, reach])
+    base = alt.Chart(frame, description=describe).encode(
+        alt.X("from:N", sort=list(names), title=None, axis=alt.Axis(labelAngle=-40)),
+        alt.Y("to:N", sort=list(names), title=None),
+    )
+    tiles = base.mark_rect().encode(
+        alt.Color(title, type="quantitative", scale=scale),
+        tooltip=["from:N", "to:N", alt.Tooltip(title, type="quantitative", format=".3g")],
+    )
+    return tiles.properties(width="container", height=340)
+
+
+def bars(values: Mapping[Subset, float], names: Sequence[str], *, title: str, describe: str) -> alt.Chart:
+    """One bar a subset of components, in the order given; colour repeats the sign."""
+    frame = pd.DataFrame(
+        [{"components": " · ".join(names[j] for j in s), title: float(v)} for s, v in values.items()]
+    )
+    frame["sign"] = np.where(frame[title] < 0, "negative", "positive")
+    return (
+        alt.Chart(frame, description=describe)
+        .mark_bar()
+        .encode(
+            alt.X(title, type="quantitative"),
+            alt.Y("components:N", sort=None, title=None, axis=alt.Axis(labelLimit=300)),
+            alt.Color("sign:N", legend=None),
+            tooltip=["components:N", alt.Tooltip(title, type="quantitative", format=".3g")],
+        )
+        .properties(width="container", height=24 * len(frame))
+    )
+
+
+def _png(image: Tensor) -> str:
+    low, high = image.amin(), image.amax()
+    buffer = BytesIO()
+    to_pil_image((image - low) / (high - low).clamp_min(1e-6)).save(buffer, "PNG")
+    return b64encode(buffer.getvalue()).decode()

@@ -6,6 +6,7 @@ coefficient ``c_S`` that comes out is ``L_S``, exactly, for all subsets at once.
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from functools import cache
 from itertools import combinations
 from math import factorial
@@ -13,9 +14,11 @@ from math import factorial
 import numpy as np
 import sympy
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from kanlib.components import Site, gated
 from kanlib.errors import BadInputError
+from kanlib.perturbation import OUTPUT_FUNCTIONS
 
 Subset = tuple[int, ...]
 
@@ -62,6 +65,56 @@ def coefficients(
         worst = index[int(np.flatnonzero(~np.isfinite(jet))[0])]
         raise BadInputError(f"the derivative over components {worst} is not finite at 0; refit the closed form.")
     return index, torch.from_numpy(jet.copy())
+
+
+def pair_matrix(index: Sequence[Subset], values: Tensor, m: int) -> Tensor:
+    """The coefficients ``[n_S]`` of the pairs in ``index`` as a symmetric matrix ``[m, m]``, 0 on its diagonal."""
+    matrix = torch.zeros(m, m, dtype=values.dtype)
+    for position, subset in enumerate(index):
+        if len(subset) == 2:
+            i, j = subset
+            matrix[i, j] = matrix[j, i] = values[position]
+    return matrix
+
+
+def local_derivatives(
+    model: nn.Module,
+    components: Sequence[str],
+    x: Tensor,
+    labels: Tensor,
+    *,
+    site: Site = "branch",
+    output_function: str = "margin",
+) -> Tensor:
+    """The network's own ``∂_S f(z, σ)`` at ``σ = 0`` for ``|S| ≤ 2``, by double backward in float64.
+
+    Args:
+        model: in evaluation mode; a copy of it is differentiated.
+        components: names of the m modules to gate.
+        x: examples ``[E, ...]``.
+        labels: ``[E]``.
+        site: see :func:`kanlib.components.gated`.
+        output_function: a key of :data:`kanlib.perturbation.OUTPUT_FUNCTIONS`.
+
+    Returns:
+        ``[E, m + m(m − 1)/2]`` in the order of :func:`subsets`, in units of the output function (fp64).
+
+    """
+    m = len(components)
+    upper = torch.triu_indices(m, m, offset=1)
+    read = OUTPUT_FUNCTIONS[output_function]
+    rows = []
+    with gated(deepcopy(model).double(), components, site) as gates:
+        for example, label in zip(x.double().split(1), labels.split(1), strict=True):
+
+            def f(sigma: Tensor, example: Tensor = example, label: Tensor = label) -> Tensor:
+                return read(gates(example, sigma[None]), label)[0]
+
+            zero = torch.zeros(m, dtype=torch.float64)
+            gradient = torch.autograd.functional.jacobian(f, zero)
+            hessian = torch.autograd.functional.hessian(f, zero)
+            rows.append(torch.cat([gradient, hessian[upper[0], upper[1]]]))
+    return torch.stack(rows)
 
 
 class _Jet:

@@ -6,7 +6,7 @@ linear in the parameters, so one layer is one product of features and coefficien
 Source: Liu et al. (2024), *KAN: Kolmogorov–Arnold Networks*, section 2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -60,6 +60,26 @@ class KAN:
         """Values ``[E, in, out, N]`` of one layer's edge functions at points ``x`` ``[E, N, in]``."""
         coef = self.coefs[layer]
         return torch.einsum("enib,eibo->eion", features(x, self.grids[layer], coef.shape[2], self.order), coef)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Plain arrays from which :meth:`from_tensors` restores the KANs."""
+        layers = range(len(self.coefs))
+        return (
+            {f"grids.{i}": self.grids[i] for i in layers}
+            | {f"coefs.{i}": self.coefs[i] for i in layers}
+            | {"bias": self.bias, "order": torch.tensor(self.order)}
+        )
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "KAN":
+        """Read :meth:`to_tensors`."""
+        layers = range(sum(name.startswith("coefs.") for name in tensors))
+        return cls(
+            tuple(tensors[f"grids.{i}"] for i in layers),
+            tuple(tensors[f"coefs.{i}"] for i in layers),
+            tensors["bias"],
+            int(tensors["order"]),
+        )
 
     def select(self, index: Tensor) -> "KAN":
         """The KANs at these positions of the batch."""
@@ -133,7 +153,8 @@ def fit(
 
     Levenberg–Marquardt with damping, acceptance and stopping per fit. Every fit keeps the step with the
     lowest validation error; for every example the best of all ridges and restarts on validation is kept.
-    Hidden grids follow the activations. Memory is bounded by 2²⁷ Jacobian entries (512 MB) whatever E.
+    Hidden grids follow the activations. Memory is bounded by
+    2²⁴ Jacobian entries at a time (64 MB in fp32, some thrice that with temporaries) or one fit's, whatever E.
 
     Args:
         x: fit masks ``[N, m]``, shared by all examples.
@@ -170,19 +191,18 @@ def fit(
     n_parameters = (
         sum(i * (1 + grid + order) * o for i, o in zip((x.shape[1], *hidden), (*hidden, 1), strict=True)) + 1
     )
-    chunk = max(1, 2**27 // (len(x) * n_parameters))
+    chunk = max(1, 2**24 // (len(x) * n_parameters))
+    standard = [(v - mean[:, None]) / deviation[:, None] for v in (y, y_validation)]
     fits = []
-    for part in tqdm(torch.arange(len(candidates)).split(chunk), desc="KAN fits", unit="chunk", mininterval=1):
-        of = example[part]
-        fits.append(
-            _levenberg_marquardt(
-                _initial(x, hidden, grid, order, restart[part].tolist(), seed),
-                *(x, ((y - mean[:, None]) / deviation[:, None])[of]),
-                *(x_validation, ((y_validation - mean[:, None]) / deviation[:, None])[of]),
-                ridge=ridge[part].to(x),
-                iterations=iterations,
+    with tqdm(total=len(candidates), desc="KAN fits", unit="fit", mininterval=1) as bar:
+        for part in torch.arange(len(candidates)).split(chunk):
+            start = _initial(x, hidden, grid, order, restart[part].tolist(), seed)
+            ours, held_out = (v[example[part]] for v in standard)
+            penalty = ridge[part].to(x)
+            fits.append(
+                _levenberg_marquardt(start, x, ours, x_validation, held_out, ridge=penalty, iterations=iterations)
             )
-        )
+            bar.update(len(part))
     kan, error, steps = (
         _concatenated([f[0] for f in fits]),
         *(torch.cat([f[i] for f in fits]) for i in (1, 2)),

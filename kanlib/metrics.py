@@ -1,5 +1,8 @@
 """How well predicted responses match the true ones, and how sure that is."""
 
+from collections.abc import Mapping
+
+import pandas as pd
 import torch
 from scipy.stats import rankdata
 from torch import Tensor
@@ -30,6 +33,28 @@ def normalised_mse(predicted: Tensor, true: Tensor) -> Tensor:
 
 #: The four scores of every surrogate, ``(predicted [E, N], true [E, N]) -> [E]``.
 METRICS = {"pearson": pearson, "spearman": spearman, "mse": mse, "normalised_mse": normalised_mse}
+
+
+def scores(predicted: Mapping[str, Tensor], true: Tensor) -> pd.DataFrame:
+    """All metrics of every surrogate: a row for each surrogate and example.
+
+    Args:
+        predicted: surrogate's name → its predictions ``[E, N]``.
+        true: responses ``[E, N]``.
+
+    """
+    parts = []
+    for name, values in predicted.items():
+        columns = {metric: score(values, true).numpy() for metric, score in METRICS.items()}
+        parts.append(pd.DataFrame({"surrogate": name, "example": range(1, len(true) + 1), **columns}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean ± standard deviation over examples of what :func:`scores` returned, as text to read."""
+    grouped = table.groupby("surrogate", sort=False)[list(METRICS)]
+    text = grouped.mean().map("{:.3g}".format) + " ± " + grouped.std().fillna(0).map("{:.2g}".format)
+    return text.rename(columns=lambda name: name.replace("_", " "))
 
 
 def bootstrap_pearson(predicted: Tensor, true: Tensor, n: int, source: torch.Generator) -> Tensor:

@@ -11,6 +11,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 from kanlib.errors import BadInputError
+from kanlib.store import Artifact
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,15 @@ def digits(size: int, seed: int) -> Images:
     )
 
 
-def classifier(architecture: str, n_classes: int, *, small_images: bool = False) -> nn.Module:
-    """An untrained ``torchvision/<name>`` with ``n_classes`` logits.
+def classifier(architecture: str, n_classes: int, *, small_images: bool = False, seed: int = 0) -> nn.Module:
+    """An untrained ``torchvision/<name>`` with ``n_classes`` logits, channels-last (faster convolutions).
 
     Args:
         architecture: ``torchvision/<name>`` of a classifier.
         n_classes: number of logits.
         small_images: replace the stem of a residual network by a 3×3 convolution of stride 1 and leave
             out the max-pool, as is usual for 32×32 images.
+        seed: of the initial weights; the global random state is left as found.
 
     Raises:
         BadInputError: no such model (the nearest name is suggested), or one without that stem.
@@ -68,18 +70,22 @@ def classifier(architecture: str, n_classes: int, *, small_images: bool = False)
     if source != "torchvision" or name not in known:
         near = difflib.get_close_matches(name or source, known, n=1, cutoff=0)
         raise BadInputError(f"architecture {architecture} is unknown; did you mean torchvision/{near[0]}?")
-    model = torchvision.models.get_model(name, weights=None, num_classes=n_classes)
-    if small_images:
-        stem = getattr(model, "conv1", None)
-        if not isinstance(stem, nn.Conv2d) or not hasattr(model, "maxpool"):
-            raise BadInputError(f"{architecture} has no conv1 and maxpool to replace; set small_images to false.")
-        model.conv1 = nn.Conv2d(stem.in_channels, stem.out_channels, 3, padding=1, bias=stem.bias is not None)
-        model.maxpool = nn.Identity()
-    return model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = torchvision.models.get_model(name, weights=None, num_classes=n_classes)
+        if small_images:
+            stem = getattr(model, "conv1", None)
+            if not isinstance(stem, nn.Conv2d) or not hasattr(model, "maxpool"):
+                raise BadInputError(
+                    f"{architecture} has no conv1 and maxpool to replace; set small_images to false."
+                )
+            model.conv1 = nn.Conv2d(stem.in_channels, stem.out_channels, 3, padding=1, bias=stem.bias is not None)
+            model.maxpool = nn.Identity()
+    return model.to(memory_format=torch.channels_last)
 
 
 def with_weights(model: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
-    """``model`` in evaluation mode with these weights, channels-last (the faster layout for convolutions).
+    """``model`` in evaluation mode with these weights.
 
     Raises:
         BadInputError: a key is missing, left over, or of another shape; the first one is named.
@@ -94,7 +100,27 @@ def with_weights(model: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
                 f"the weights hold {have} at {key}, expected {want}; were they trained for this architecture?"
             )
     model.load_state_dict(weights)
-    return model.eval().to(memory_format=torch.channels_last)
+    return model.eval()
+
+
+def trained(artifact: Artifact) -> tuple[nn.Module, Images]:
+    """The classifier that 00_training left behind, in evaluation mode, and its data.
+
+    Raises:
+        BadInputError: the weights do not fit the architecture that the record names.
+
+    """
+    made = artifact.record["parameters"]
+    data = digits(made["image_size"], made["seed"])
+    model = classifier(made["architecture"], len(data.classes), small_images=made["small_images"])
+    return with_weights(model, artifact.content), data
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, x: Tensor, batch_size: int = 100) -> Tensor:
+    """Logits ``[n, classes]`` of images ``[n, ...]``, on the CPU, ``batch_size`` at a time."""
+    where = next(model.parameters()).device
+    return torch.cat([model(batch.to(where)).cpu() for batch in x.split(batch_size)])
 
 
 def device(name: str) -> torch.device:

@@ -63,6 +63,18 @@ def choose_examples(correct: Tensor, n: int, seed: int, *, development: bool) ->
     return pool[:n]
 
 
+def named_examples(positions: Sequence[int], n_test: int) -> Tensor:
+    """``positions`` in the test split as a tensor.
+
+    Raises:
+        BadInputError: one lies beyond the split of ``n_test`` examples.
+
+    """
+    if max(positions) >= n_test:
+        raise BadInputError(f"examples holds {max(positions)}, expected positions from 0 to {n_test - 1}.")
+    return torch.tensor(positions)
+
+
 @torch.inference_mode()
 def responses(
     model: nn.Module,

@@ -76,14 +76,19 @@ class Stage(BaseModel):
         """This run's artifact of that kind, read (errors as in :func:`kanlib.store.load`)."""
         return store.load(self.artifact(kind))
 
-    def save(self, kind: str, content: Any, **inputs: store.Artifact) -> Path:
-        """Write this run's artifact of that kind, with these parameters and the hashes of its inputs."""
+    def save(self, kind: str, content: Any, **more: Any) -> Path:
+        """Write this run's artifact of that kind with these parameters.
+
+        Of ``more``, artifacts are recorded as inputs, by their hash; anything else goes into the record.
+        """
+        inputs = {name: value.hash for name, value in more.items() if isinstance(value, store.Artifact)}
         return store.save(
             self.artifact(kind),
             content,
             kind=kind,
             parameters=self.model_dump(exclude={"run"}),
-            inputs={name: artifact.hash for name, artifact in inputs.items()},
+            inputs=inputs,
+            **{name: value for name, value in more.items() if name not in inputs},
         )
 
 
@@ -100,7 +105,11 @@ class Training(Stage):
     batch_size: Positive = Field(64, description="images a step")
     learning_rate: float = Field(0.05, gt=0, description="peak of the one-cycle schedule of SGD")
     weight_decay: float = Field(5e-4, ge=0, description="of SGD with Nesterov momentum 0.9")
+    precision: Literal["bf16", "fp32"] = Field(
+        "bf16", description="of the training steps: bf16 (autocast) or fp32"
+    )
     n_train: Positive | None = Field(None, description="train on the first n only; None: all")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu")
 
 
 class Perturbation(Stage):
@@ -120,7 +129,9 @@ class Perturbation(Stage):
         "reported", description="reported, or development for design decisions"
     )
     n_examples: Positive = Field(8, description="how many of them, drawn from correctly classified test images")
-    examples: list[Count] | None = Field(None, description="positions in the test split, instead of drawing")
+    examples: list[Count] | None = Field(
+        None, min_length=1, description="positions in the test split, instead of drawing"
+    )
     n_fit: Positive = Field(3000, description="masks that surrogates are fitted on")
     n_validation: Positive = Field(500, description="masks that choose regularisation, restarts and complexity")
     n_test: Positive = Field(1000, description="masks that score, once")
@@ -138,9 +149,9 @@ class Surrogate(Stage):
     grid: Positive = Field(5, description="intervals of each edge's spline")
     spline_order: Literal[3, 5] = Field(3, description="order k of the spline: 3 or 5")
     ridges: list[float] = Field(
-        [1e-5, 1e-4, 1e-3], min_length=1, description="L2 penalties to choose from on validation"
+        [1e-6, 1e-5, 1e-4], min_length=1, description="L2 penalties to choose from on validation"
     )
-    restarts: Positive = Field(4, description="random starts, the best on validation is kept")
+    restarts: Positive = Field(2, description="random starts, the best on validation is kept")
     iterations: Positive = Field(60, description="Levenberg-Marquardt steps at most")
     n_bootstrap: Positive = Field(2000, description="resamples of examples and masks behind each interval")
 

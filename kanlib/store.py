@@ -57,6 +57,10 @@ class Artifact:
     def __getitem__(self, key: str) -> Any:
         return self.content[key]
 
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors whose names begin with ``prefix``, by the rest of their names."""
+        return {key.removeprefix(prefix): value for key, value in self.content.items() if key.startswith(prefix)}
+
 
 def path(run: str | Path, kind: str) -> Path:
     """Where the artifact of this ``kind`` of this ``run`` lies: ``_artifacts/<run>/<kind>.<suffix>``.
@@ -66,13 +70,16 @@ def path(run: str | Path, kind: str) -> Path:
     return ARTIFACTS / run / (kind + _SUFFIX.get(kind, ".safetensors"))
 
 
-def save(target: Path, content: Any, *, kind: str, parameters: Mapping, inputs: Mapping[str, str]) -> Path:
+def save(
+    target: Path, content: Any, *, kind: str, parameters: Mapping, inputs: Mapping[str, str], **more: Any
+) -> Path:
     """Write ``content`` (dict of tensors, DataFrame or JSON value) with its record, then its sidecar.
 
-    ``parameters`` and ``inputs`` (name → hash) are what determines the content. The sidecar
+    ``parameters`` and ``inputs`` (name → hash) are what determines the content; ``more`` is what else its
+    reader needs to know, such as the names of the components. The sidecar
     ``<target>.run.json`` holds what merely happened: date, seconds since kanlib was imported, versions.
     """
-    record = {"kind": kind, "parameters": dict(parameters), "inputs": dict(inputs), "code": code_hash()}
+    record = {"kind": kind, "parameters": dict(parameters), "inputs": dict(inputs), "code": code_hash(), **more}
     text = json.dumps(record, sort_keys=True, ensure_ascii=False)
     writers: dict[str, Callable[[Path], object]] = {
         # One metadata key only: safetensors orders several by a random hash.

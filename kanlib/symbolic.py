@@ -42,6 +42,11 @@ class ClosedForm:
     expression: sympy.Expr
     r2: float
 
+    def values(self, x: Tensor) -> Tensor:
+        """The function at points ``x``, any shape (fp64)."""
+        out = sympy.lambdify(X, self.expression, "numpy")(x.double().numpy())
+        return torch.from_numpy(np.broadcast_to(out, x.shape).copy())
+
     @cached_property
     def complexity(self) -> int:
         """Operations and leaves, as sympy counts them."""
@@ -93,17 +98,11 @@ class SymbolicKAN:
 
     def __call__(self, masks: Tensor) -> Tensor:
         """``ĝ(σ)`` ``[N]`` (fp64) at masks ``[N, m]``, edge by edge."""
-        h = masks.double().numpy()
+        h = masks.double()
         for edges in self.edges:
-            functions = [[sympy.lambdify(X, form.expression, "numpy") for form in row] for row in edges]
-            h = np.stack(
-                [
-                    sum(np.broadcast_to(row[o](h[:, i]), len(h)) for i, row in enumerate(functions))
-                    for o in range(len(edges[0]))
-                ],
-                axis=1,
-            )
-        return torch.from_numpy(h[:, 0]) + self.bias
+            columns = zip(*edges, strict=True)
+            h = torch.stack([sum(form.values(h[:, i]) for i, form in enumerate(node)) for node in columns], 1)
+        return h[:, 0] + self.bias
 
     def to_json(self) -> dict:
         """A JSON value from which :meth:`from_json` restores every number exactly."""
@@ -215,6 +214,21 @@ def latex(expression: sympy.Expr, digits: int = 3) -> str:
     """LaTeX with constants rounded to ``digits`` significant ones, for display only."""
     rounded = expression.xreplace({f: sympy.Float(f, digits) for f in expression.atoms(sympy.Float)})
     return sympy.latex(rounded, full_prec=False)
+
+
+def latex_lines(form: SymbolicKAN, layer: int, digits: int = 3) -> str:
+    """One layer of ``form`` as aligned equations, a line for each term, for display only."""
+    last = layer % len(form.edges) == len(form.edges) - 1
+    left = [r"\hat g"] if last else [f"h_{{{o + 1}}}" for o in range(len(form.hidden[layer]))]
+    nodes = form.symbols if layer == 0 else sympy.symbols(f"h_1:{len(form.edges[layer]) + 1}", real=True)
+    lines = []
+    for o, name in enumerate(left):
+        terms = [row[o].expression.subs(X, node) for row, node in zip(form.edges[layer], nodes, strict=True)]
+        if last:
+            terms.append(sympy.Float(form.bias))
+        text = [latex(term, digits) for term in terms]
+        lines.append(f"{name} &= " + r" \\ &\quad + ".join(text).replace("+ -", "- "))
+    return r"\begin{aligned}" + r" \\ ".join(lines) + r"\end{aligned}"
 
 
 def _domain(inputs: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,50 @@
+"""Fixtures that more than one test file uses."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from kanlib import kan, models
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    """The tensors of the tests are too small to share between threads."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def same_global_rng():
+    """Fails a test that moves torch's global random state."""
+    before = torch.get_rng_state()
+    yield
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.fixture(scope="session")
+def resnet():
+    """A ResNet-18 for small images in evaluation mode, with batch norms that are not the identity."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = models.classifier("torchvision/resnet18", 10, small_images=True)
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.weight.data.uniform_(0.5, 1.5)
+                module.bias.data.normal_(std=0.1)
+    return models.with_weights(model, model.state_dict()).requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def fitted():
+    """Two examples with smooth responses to three components, and KANs fitted to them."""
+    source = torch.Generator().manual_seed(0)
+    fit, validation, test = (torch.randn(n, 3, generator=source) for n in (300, 150, 300))
+
+    def true(s):
+        return torch.stack([torch.exp(0.3 * s[:, 0]) - torch.tanh(s[:, 1] + s[:, 2]), (s[:, 0] - s[:, 2]).sin()])
+
+    found = kan.fit(
+        *(fit, true(fit), validation, true(validation)), hidden=[3], ridges=[1e-5, 1e-4], restarts=2, iterations=40
+    )
+    return SimpleNamespace(fit=fit, test=test, true=true, kan=found.kan, found=found)

@@ -1,0 +1,193 @@
+from itertools import combinations
+from math import comb
+
+import numpy as np
+import pytest
+import sympy
+import torch
+from torch import nn
+
+from kanlib.components import gated
+from kanlib.errors import BadInputError
+from kanlib.interactions import coefficients, local_derivatives, pair_matrix, subsets
+from kanlib.perturbation import OUTPUT_FUNCTIONS
+from kanlib.symbolic import symbolic_kans
+
+S = sympy.symbols("sigma_1:6", real=True)
+A, B, C, D, E = S
+EXPRESSIONS = {
+    "all at once": sympy.exp(0.3 * A - B * C) * sympy.sin(D + 0.7) + sympy.log(2 + E * A) * sympy.tanh(B + 0.2),
+    "composed": sympy.tanh(sympy.exp(0.5 * A + B) - sympy.log(1 + sympy.exp(C - D * E))),
+    "powers": (1.5 + A * B) ** 3 * (2 + C) ** -2 + (A + B + C + D + 3) ** 0.5 - (E + 2) ** sympy.Rational(-1, 3),
+    "powers at zero": (A + B) ** 2 * (C + D) ** 2 + (A + B + C + D) ** 4.0 + (A + E) ** 3 * C,
+    "quotient": sympy.sin(A * B) / (1 + (0.4 * C - D) ** 2) - D / (2 - E),
+    "cosine": sympy.cos(A + 2 * B) * sympy.sqrt(4 + C * D) - sympy.exp(-((E + A) ** 2)),
+    "constants": sympy.exp(2) * A * B - sympy.pi * C + sympy.exp(3) / (2 + D) - sympy.exp(sympy.Rational(1, 2)),
+    "polynomial": sympy.prod(S[:4]) * 7 - 3 * A * B * E + 0.5 * C**2 * D - E + 11,
+}
+
+
+@pytest.mark.parametrize("m", [1, 4, 6])
+def test_subsets_come_by_size_then_in_lexicographic_order(m):
+    for k in range(1, min(m, 4) + 1):
+        found = subsets(m, k)
+        assert found == sorted(found, key=lambda s: (len(s), s))
+        assert len(set(found)) == len(found) == sum(comb(m, r) for r in range(1, k + 1))
+        assert set(found) == {s for r in range(1, k + 1) for s in combinations(range(m), r)}
+
+
+@pytest.mark.parametrize("name", EXPRESSIONS)
+def test_coefficients_are_sympys_mixed_partials(name):
+    expression = EXPRESSIONS[name]
+    index, values = coefficients(expression, S, 4)
+    assert index == subsets(5, 4)
+    assert values.dtype == torch.float64
+    zero = dict.fromkeys(S, 0)
+    partial = {(): expression}
+    for subset in index:
+        partial[subset] = sympy.diff(partial[subset[:-1]], S[subset[-1]])
+    expected = [float(sympy.N(partial[subset].subs(zero))) for subset in index]
+    np.testing.assert_allclose(values, expected, rtol=1e-8, atol=1e-11)
+
+
+def random_expression(seed, depth=4):
+    rng = np.random.default_rng(seed)
+
+    def grow(depth):
+        if depth == 0:
+            return sum((sympy.Float(c) * s for c, s in zip(rng.normal(size=4), S, strict=False)), sympy.Float(0.3))
+        kind = rng.choice(["exp", "log", "sin", "tanh", "pow", "mul", "add"])
+        inner = grow(depth - 1)
+        if kind in {"exp", "sin", "tanh"}:
+            return getattr(sympy, kind)(inner / 2)
+        if kind == "log":
+            return sympy.log(inner**2 + 1)
+        if kind == "pow":
+            return inner ** int(rng.integers(2, 4))
+        return inner * grow(1) if kind == "mul" else inner + grow(1)
+
+    return grow(depth)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_coefficients_of_random_expressions_are_autograds(seed):
+    expression = random_expression(seed)
+    index, values = coefficients(expression, S[:4], 4)
+    functions = {name: getattr(torch, name) for name in ("exp", "log", "sin", "tanh", "sqrt")}
+    compiled = sympy.lambdify(S[:4], expression, modules=functions)
+    zeros = [torch.zeros((), dtype=torch.float64, requires_grad=True) for _ in range(4)]
+    partial = {(): compiled(*zeros)}
+    for subset in index:
+        before = partial[subset[:-1]]
+        if before.requires_grad:
+            (value,) = torch.autograd.grad(
+                before, zeros[subset[-1]], create_graph=True, allow_unused=True, materialize_grads=True
+            )
+        else:
+            value = torch.zeros_like(before)
+        partial[subset] = value
+    expected = torch.stack([partial[subset].detach() for subset in index])
+    torch.testing.assert_close(values, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_lower_orders_are_the_head_of_higher_ones():
+    for k in (1, 2, 3):
+        index, values = coefficients(EXPRESSIONS["all at once"], S, k)
+        whole = coefficients(EXPRESSIONS["all at once"], S, 4)[1]
+        torch.testing.assert_close(values, whole[: len(index)], rtol=1e-12, atol=0)
+
+
+def test_an_additive_function_has_no_interactions():
+    additive = sympy.exp(A) + sympy.tanh(B + 0.3) - sympy.log(2 + C) + 3 * D**2 + sympy.sin(E)
+    index, values = coefficients(additive, S, 4)
+    assert all(value == 0 for subset, value in zip(index, values.tolist(), strict=True) if len(subset) > 1)
+    np.testing.assert_allclose(values[:5], [1, 1 - np.tanh(0.3) ** 2, -0.5, 0, 1], rtol=1e-12)
+
+
+@pytest.mark.parametrize("planted", [(0, 3), (1, 2, 4), (0, 1, 2, 3)])
+@pytest.mark.parametrize("strength", [2.5, -0.1])
+def test_a_planted_product_is_found_with_order_and_sign(planted, strength):
+    expression = strength * sympy.prod([S[j] for j in planted]) + sympy.exp(A) - D**3
+    index, values = coefficients(expression, S, 4)
+    found = {s: v for s, v in zip(index, values.tolist(), strict=True) if v != 0 and len(s) > 1}
+    assert found == pytest.approx({planted: strength})
+
+
+def test_a_constant_has_no_derivatives():
+    index, values = coefficients(sympy.Float(3), S[:3], 3)
+    assert torch.equal(values, torch.zeros(len(index), dtype=torch.float64))
+
+
+def test_a_closed_form_of_a_kan_is_differentiated(fitted):
+    form = symbolic_kans(fitted.kan, fitted.fit, max_degree=4)[0]
+    index, values = coefficients(form.expression, form.symbols, 3)
+    # Central differences over all sign patterns of a subset.
+    step = 1e-2
+    for subset, value in zip(index, values.tolist(), strict=True):
+        signs = torch.cartesian_prod(*[torch.tensor([1.0, -1.0], dtype=torch.float64)] * len(subset))
+        signs = signs.view(-1, len(subset))
+        masks = torch.zeros(len(signs), 3, dtype=torch.float64)
+        masks[:, list(subset)] = step * signs
+        difference = (signs.prod(1) * form(masks)).sum() / (2 * step) ** len(subset)
+        assert value == pytest.approx(difference.item(), rel=1e-2, abs=1e-2)
+
+
+@pytest.mark.parametrize("k", [0, -1, 4])
+def test_an_order_beyond_the_components_is_refused(k):
+    with pytest.raises(BadInputError, match=rf"max_order is {k}, expected 1 to 3"):
+        coefficients(A * B * C, S[:3], k)
+
+
+def test_an_order_beyond_four_is_refused():
+    with pytest.raises(BadInputError, match="max_order is 5"):
+        coefficients(sympy.exp(sum(S)), S, 5)
+
+
+@pytest.mark.parametrize("expression", [sympy.log(A), sympy.sqrt(B) + A, 1 / C, (A * B) ** 0.5, A**1.5 * 1 / B])
+def test_a_function_without_derivatives_at_zero_is_refused(expression):
+    with pytest.raises(BadInputError, match="is not finite at 0"):
+        coefficients(expression, S[:3], 2)
+
+
+def test_the_pair_matrix_is_symmetric_and_holds_each_pair():
+    index, values = coefficients(A * B * 2 - C * A + sympy.exp(B * C * D) + 5 * D, S[:4], 3)
+    expected = torch.zeros(4, 4, dtype=torch.float64)
+    expected[0, 1] = expected[1, 0] = 2
+    expected[0, 2] = expected[2, 0] = -1
+    torch.testing.assert_close(pair_matrix(index, values, 4), expected)
+
+
+@pytest.fixture
+def smooth():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3)).eval()
+
+
+@pytest.mark.parametrize("site", ["branch", "output"])
+@pytest.mark.parametrize("output_function", ["margin", "log_prob"])
+def test_local_derivatives_are_finite_differences_of_the_network(smooth, site, output_function):
+    x = torch.randn(2, 4, generator=torch.Generator().manual_seed(1))
+    labels, components = torch.tensor([0, 2]), ["0", "2", "3"]
+    found = local_derivatives(smooth, components, x, labels, site=site, output_function=output_function)
+    index, step = subsets(3, 2), 1e-3
+    assert (found.shape, found.dtype) == ((2, len(index)), torch.float64)
+    assert next(smooth.parameters()).dtype == torch.float32
+    read = OUTPUT_FUNCTIONS[output_function]
+    with torch.no_grad(), gated(smooth.double(), components, site) as gates:
+        for e in range(2):
+
+            def f(*moves, e=e):
+                sigma = torch.zeros(1, 3, dtype=torch.float64)
+                for j, move in moves:
+                    sigma[0, j] += move
+                return read(gates(x[e : e + 1].double(), sigma), labels[e : e + 1]).item()
+
+            for subset, value in zip(index, found[e].tolist(), strict=True):
+                if len(subset) == 1:
+                    expected = (f((subset[0], step)) - f((subset[0], -step))) / (2 * step)
+                else:
+                    i, j = subset
+                    expected = sum(p * q * f((i, p * step), (j, q * step)) for p in (1, -1) for q in (1, -1))
+                    expected /= 4 * step**2
+                assert value == pytest.approx(expected, abs=1e-5)

@@ -1,0 +1,200 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from kanlib import perturbation
+from kanlib.components import gated
+from kanlib.errors import BadInputError
+from kanlib.perturbation import OUTPUT_FUNCTIONS, choose_examples, masks, named_examples, responses
+
+BLOCKS = ["layer1.0", "layer1.1", "layer2.0", "layer3.1", "layer4.0"]
+LABELS = torch.tensor([3, 7])
+both_sites = pytest.mark.parametrize("site", ["branch", "output"])
+
+
+@pytest.fixture
+def images():
+    return torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def sigma():
+    return torch.randn(7, 5, generator=torch.Generator().manual_seed(2))
+
+
+def test_masks_are_gaussian_with_the_asked_scale(same_global_rng):
+    sigma = masks(4000, 3, 0.5, 0, "fit")
+    assert (sigma.shape, sigma.dtype) == ((4000, 3), torch.float32)
+    assert stats.kstest(sigma.flatten().numpy() / 0.5, "norm").pvalue > 0.01
+    assert np.abs(np.corrcoef(sigma.T.numpy()) - np.eye(3)).max() < 0.05
+
+
+def test_the_scale_only_scales():
+    torch.testing.assert_close(masks(9, 3, 2.5, 0, "fit"), 2.5 * masks(9, 3, 1.0, 0, "fit"))
+
+
+def test_each_split_and_seed_has_masks_of_its_own():
+    streams = [masks(20, 4, 1.0, seed, split) for seed in (0, 1) for split in perturbation.SPLITS]
+    rows = {tuple(row) for stream in streams for row in stream.tolist()}
+    assert len(rows) == 8 * 20
+
+
+def test_masks_are_drawn_again_alike():
+    assert torch.equal(masks(20, 4, 1.0, 0, "fit"), masks(20, 4, 1.0, 0, "fit"))
+
+
+@pytest.mark.parametrize(("n", "more", "m"), [(16, 32, 8), (10, 11, 3), (1, 2, 5), (500, 501, 9), (3, 1000, 7)])
+def test_growing_a_split_appends_to_it(n, more, m):
+    assert torch.equal(masks(more, m, 1.0, 0, "fit")[:n], masks(n, m, 1.0, 0, "fit"))
+
+
+@pytest.fixture
+def correct():
+    return torch.rand(200, generator=torch.Generator().manual_seed(3)) < 0.8
+
+
+def test_only_correctly_classified_examples_are_chosen_and_each_once(correct):
+    chosen = choose_examples(correct, 30, 0, development=False)
+    assert correct[chosen].all()
+    assert len(set(chosen.tolist())) == 30
+
+
+def test_development_and_reported_examples_never_meet(correct):
+    for seed in range(5):
+        pools = [
+            set(choose_examples(correct, n, seed, development=development).tolist())
+            for development, n in ((True, 70), (False, 70))
+        ]
+        assert not pools[0] & pools[1]
+
+
+def test_development_and_reported_examples_do_not_meet_under_another_model(correct):
+    reported = choose_examples(correct, 60, 0, development=False)
+    development = choose_examples(correct.roll(1), 60, 0, development=True)
+    assert not set(reported.tolist()) & set(development.tolist())
+
+
+def test_more_examples_extend_fewer(correct):
+    few, many = (choose_examples(correct, n, 0, development=True) for n in (5, 40))
+    assert torch.equal(many[:5], few)
+
+
+def test_too_few_correct_examples_are_refused():
+    with pytest.raises(BadInputError, match=r"n_examples is 3, but there are 2 correctly"):
+        choose_examples(torch.tensor([True] * 4), 3, 0, development=True)
+
+
+def test_named_examples_are_taken_as_they_are():
+    assert named_examples([5, 0, 5], 6).tolist() == [5, 0, 5]
+    with pytest.raises(BadInputError, match=r"examples holds 6, expected positions from 0 to 5"):
+        named_examples([6, 1], 6)
+
+
+def test_output_functions_are_what_they_say():
+    logits = np.array([[1.0, -2.0, 0.5], [3.0, 3.5, -1.0]])
+    labels = [0, 2]
+    prob = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    true = {
+        "margin": [1.0 - 0.5, -1.0 - 3.5],
+        "logit": [1.0, -1.0],
+        "prob": [prob[0, 0], prob[1, 2]],
+        "log_prob": np.log([prob[0, 0], prob[1, 2]]),
+        "loss": -np.log([prob[0, 0], prob[1, 2]]),
+    }
+    assert OUTPUT_FUNCTIONS.keys() == true.keys()
+    for name, f in OUTPUT_FUNCTIONS.items():
+        np.testing.assert_allclose(f(torch.tensor(logits), torch.tensor(labels)), true[name], rtol=1e-12)
+
+
+def test_output_functions_take_any_leading_shape():
+    logits = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([[0, 1, 2], [3, 0, 1]])
+    for f in OUTPUT_FUNCTIONS.values():
+        whole = f(logits, labels)
+        assert whole.shape == (2, 3)
+        torch.testing.assert_close(whole[1, 2], f(logits[1, 2], labels[1, 2]))
+
+
+@both_sites
+def test_responses_are_the_centred_output_mask_by_mask(resnet, images, sigma, site):
+    y, clean = responses(resnet, BLOCKS, images, LABELS, sigma, site=site, batch_size=3)
+    assert y.shape == (2, 7)
+    for e in range(2):
+        plain = resnet(images[e : e + 1])[0]
+        label = LABELS[e]
+        others = torch.cat([plain[:label], plain[label + 1 :]])
+        torch.testing.assert_close(clean[e], plain[label] - others.max())
+        for i, mask in enumerate(sigma):
+            with gated(resnet, BLOCKS, site) as gates:
+                logits = gates(images[e : e + 1], mask[None])[0]
+            margin = logits[label] - torch.cat([logits[:label], logits[label + 1 :]]).max()
+            torch.testing.assert_close(y[e, i], margin - clean[e], atol=1e-4, rtol=1e-4)
+
+
+def test_the_asked_output_function_is_read(resnet, images, sigma):
+    y, clean = responses(resnet, BLOCKS, images, LABELS, sigma, output_function="log_prob", batch_size=4)
+    loss, clean_loss = responses(resnet, BLOCKS, images, LABELS, sigma, output_function="loss", batch_size=4)
+    assert torch.equal(y, -loss)
+    torch.testing.assert_close(clean, resnet(images).log_softmax(1)[[0, 1], LABELS])
+    assert torch.equal(clean, -clean_loss)
+
+
+@both_sites
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_the_response_to_no_perturbation_is_exactly_zero(resnet, images, sigma, site, batch_size):
+    mixed = torch.cat([sigma[:2], torch.zeros(3, 5), sigma[2:]])
+    y, _ = responses(resnet, BLOCKS, images, LABELS, mixed, site=site, batch_size=batch_size)
+    assert torch.equal(y[:, 2:5], torch.zeros(2, 3))
+    assert (y[:, :2] != 0).all()
+
+
+@both_sites
+@pytest.mark.parametrize("batch_size", [1, 4, 7])
+def test_a_response_does_not_depend_on_the_other_masks(resnet, images, sigma, site, batch_size):
+    def recorded(masks):
+        return responses(resnet, BLOCKS, images, LABELS, masks, site=site, batch_size=batch_size)[0]
+
+    whole = recorded(sigma)
+    assert torch.equal(recorded(sigma), whole)
+    assert torch.equal(recorded(sigma[3:]), whole[:, 3:])
+    assert torch.equal(recorded(sigma.flip(0)).flip(1), whole)
+    assert torch.equal(recorded(torch.cat([sigma[:1] * 9, sigma]))[:, 1:], whole)
+
+
+def test_a_response_does_not_depend_on_the_other_examples(resnet, images, sigma):
+    whole, _ = responses(resnet, BLOCKS, images, LABELS, sigma, batch_size=4)
+    alone, _ = responses(resnet, BLOCKS, images[1:], LABELS[1:], sigma, batch_size=4)
+    assert torch.equal(alone[0], whole[1])
+
+
+def test_the_batch_size_changes_rounding_only(resnet, images, sigma):
+    one, _ = responses(resnet, BLOCKS, images, LABELS, sigma, batch_size=1)
+    for batch_size in (3, 7, 20):
+        many, _ = responses(resnet, BLOCKS, images, LABELS, sigma, batch_size=batch_size)
+        torch.testing.assert_close(many, one, atol=1e-4, rtol=1e-4)
+
+
+def test_no_masks_give_no_responses(resnet, images, sigma):
+    y, clean = responses(resnet, BLOCKS, images, LABELS, sigma[:0], batch_size=4)
+    assert (y.shape, clean.shape) == ((2, 0), (2,))
+
+
+def test_responses_leave_the_model_without_gates(resnet, images, sigma):
+    responses(resnet, BLOCKS, images, LABELS, sigma, batch_size=7)
+    assert not any(module._forward_hooks for module in resnet.modules())
+
+
+def test_weights_that_are_not_finite_are_refused(resnet, images, sigma):
+    broken = copy.deepcopy(resnet)
+    broken.fc.weight[3, 0] = torch.nan
+    with pytest.raises(BadInputError, match=r"response of example 0 to mask 0 is nan"):
+        responses(broken, BLOCKS, images, LABELS, sigma, batch_size=4)
+
+
+def test_a_response_that_is_not_finite_is_refused_by_example_and_mask(resnet, images, sigma):
+    sigma[4, 2] = torch.inf
+    with pytest.raises(BadInputError, match=r"response of example 0 to mask 4 is nan.* scale"):
+        responses(resnet, BLOCKS, images, LABELS, sigma, batch_size=4)

@@ -1,0 +1,195 @@
+import hashlib
+import json
+import pickle
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from kanlib import store
+from kanlib.errors import BadInputError
+
+TENSORS = {
+    "masks": torch.arange(12, dtype=torch.float32).view(3, 4).T,
+    "labels": torch.tensor([3, -1]),
+    "scalar": torch.tensor(0.1, dtype=torch.float64),
+}
+TABLE = pd.DataFrame({"surrogate": ["linear", "σ"], "pearson": [0.1, float("nan")], "n": [1, 2]})
+VALUE = {"σ": [0.1, None, "é", {"b": True, "a": -1e-300}]}
+CONTENTS = [("responses", TENSORS), ("scores", TABLE), ("symbolic", VALUE)]
+each_kind = pytest.mark.parametrize(("kind", "content"), CONTENTS, ids=[kind for kind, _ in CONTENTS])
+
+
+def written(folder, kind, content, **record):
+    record = {"parameters": {"seed": 0, "ridges": [1e-5]}, "inputs": {"model": "abc"}} | record
+    return store.save(store.path(folder, kind), content, kind=kind, **record)
+
+
+@each_kind
+def test_what_is_saved_is_loaded(tmp_path, kind, content):
+    file = written(tmp_path / "new" / "folder", kind, content)
+    artifact = store.load(file)
+    if kind == "responses":
+        assert artifact.content.keys() == content.keys()
+        for name, tensor in content.items():
+            assert artifact[name].dtype == tensor.dtype
+            assert torch.equal(artifact[name], tensor)
+    elif kind == "scores":
+        pd.testing.assert_frame_equal(artifact.content, content)
+    else:
+        assert artifact.content == content
+    assert artifact.hash == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+@each_kind
+def test_the_record_is_inside_and_the_circumstances_beside(tmp_path, kind, content):
+    file = written(tmp_path, kind, content)
+    assert store.load(file).record == {
+        "kind": kind,
+        "parameters": {"seed": 0, "ridges": [1e-5]},
+        "inputs": {"model": "abc"},
+        "code": store.code_hash(),
+    }
+    beside = json.loads(file.with_name(file.name + ".run.json").read_text(encoding="utf8"))
+    assert {"date", "seconds", "torch"} <= beside.keys()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [file.name, file.name + ".run.json"]
+
+
+def test_the_record_holds_what_else_its_reader_needs(tmp_path):
+    file = written(tmp_path, "responses", TENSORS, components=["layer1.0"])
+    assert store.load(file).record["components"] == ["layer1.0"]
+
+
+def test_a_part_of_an_artifact_drops_the_prefix(tmp_path):
+    artifact = store.load(
+        written(tmp_path, "responses", {"kan.bias": torch.ones(1), "linear.bias": torch.zeros(1)})
+    )
+    assert artifact.part("kan.") == {"bias": torch.ones(1)}
+
+
+@each_kind
+def test_equal_runs_give_equal_bytes(tmp_path, kind, content):
+    first = written(tmp_path / "a", kind, content)
+    reordered = content if kind == "scores" else dict(reversed(content.items()))
+    second = written(tmp_path / "b", kind, reordered, parameters={"ridges": [1e-5], "seed": 0})
+    assert first.read_bytes() == second.read_bytes()
+
+
+@each_kind
+def test_another_parameter_gives_another_hash(tmp_path, kind, content):
+    first = written(tmp_path / "a", kind, content)
+    second = written(tmp_path / "b", kind, content, parameters={"seed": 1, "ridges": [1e-5]})
+    assert store.load(first).hash != store.load(second).hash
+
+
+def test_tensors_that_share_memory_are_saved(tmp_path):
+    whole = torch.arange(6.0)
+    artifact = store.load(written(tmp_path, "responses", {"one": whole, "same": whole, "part": whole[2:4]}))
+    assert torch.equal(artifact["same"], whole)
+    assert torch.equal(artifact["part"], whole[2:4])
+
+
+@each_kind
+@pytest.mark.parametrize("share", [0, 0.3, 0.9])
+def test_a_truncated_file_is_refused(tmp_path, kind, content, share):
+    file = written(tmp_path, kind, content)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(BadInputError, match=rf"{file.name} cannot be read.* run {store.WRITTEN_BY[kind]}"):
+        store.load(file)
+
+
+@each_kind
+def test_a_missing_file_names_the_notebook_to_run(tmp_path, kind, content):
+    with pytest.raises(BadInputError, match=rf"{kind}\.\w+ is missing; .*{store.WRITTEN_BY[kind]}"):
+        store.load(store.path(tmp_path, kind))
+
+
+def test_a_path_inside_the_project_is_named_from_its_root():
+    file = store.path("no-such-run", "model")
+    with pytest.raises(BadInputError, match=r"^_artifacts/no-such-run/model\.safetensors is missing"):
+        store.load(file)
+
+
+def test_an_artifact_of_another_kind_is_refused(tmp_path):
+    file = written(tmp_path, "responses", TENSORS)
+    other = file.rename(tmp_path / "surrogates.safetensors")
+    with pytest.raises(BadInputError, match=r"surrogates\.safetensors holds responses, expected surrogates"):
+        store.load(other)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "no json", "[]", "{}", '{"content": 1}', '{"content": 1, "record": {}}', '{"content":1,"record":2}'],
+)
+def test_json_that_is_no_artifact_is_refused(tmp_path, text):
+    file = tmp_path / "symbolic.json"
+    file.write_text(text, encoding="utf8")
+    with pytest.raises(BadInputError, match=r"symbolic\.json .*03_symbolic"):
+        store.load(file)
+
+
+def test_tensors_and_tables_without_a_record_are_refused(tmp_path):
+    save_file({"x": torch.ones(2)}, tmp_path / "model.safetensors")
+    TABLE.to_parquet(tmp_path / "scores.parquet")
+    for name in ("model.safetensors", "scores.parquet"):
+        with pytest.raises(BadInputError, match=rf"{name} cannot be read"):
+            store.load(tmp_path / name)
+
+
+class Payload:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return (open, (self.marker, "w"))
+
+
+@each_kind
+def test_a_pickle_is_never_unpickled(tmp_path, kind, content):
+    marker = tmp_path / "executed"
+    file = store.path(tmp_path, kind)
+    file.write_bytes(pickle.dumps(Payload(str(marker))))
+    with pytest.raises(BadInputError):
+        store.load(file)
+    assert not marker.exists()
+
+
+@each_kind
+def test_a_save_that_fails_harms_nothing(tmp_path, kind, content):
+    file = written(tmp_path, kind, content)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    bad = pd.DataFrame({"x": [1, object()]}) if kind == "scores" else {"x": object()}
+    with pytest.raises(Exception, match=r"object|serializable"):
+        written(tmp_path, kind, bad)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    assert store.load(file).record["kind"] == kind
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_writer_that_dies_half_way_harms_nothing(tmp_path, error):
+    target = tmp_path / "symbolic.json"
+    target.write_text("earlier")
+
+    def write(temporary):
+        temporary.write_text("half")
+        raise error
+
+    with pytest.raises(error):
+        store.write_whole(target, write)
+    assert [p.name for p in tmp_path.iterdir()] == ["symbolic.json"]
+    assert target.read_text() == "earlier"
+
+
+def test_the_target_is_untouched_until_the_writer_is_done(tmp_path):
+    target = tmp_path / "symbolic.json"
+    target.write_text("earlier")
+
+    def write(temporary):
+        assert temporary.parent == target.parent
+        temporary.write_text("new")
+        assert target.read_text() == "earlier"
+
+    store.write_whole(target, write)
+    assert target.read_text() == "new"
