@@ -1,4 +1,8 @@
-"""The order of the notebooks. `make book` calls it; `snakemake --cores 2 -n` says what it would do."""
+"""The order of the notebooks and of the book. `make book` calls it; `snakemake -n book` says what it would do."""
+
+from pathlib import Path
+
+import yaml
 
 from kanlib import setups, store
 
@@ -41,7 +45,7 @@ for notebook, stage in STAGES.items():
             notebook
         input:
             [artifact(kind) for kind in stage["reads"]],
-            [f"kanlib/{module}.py" for module in stage["modules"]],
+            [f"kanlib/{module}.py" for module in [*stage["modules"], "setups", "store", "charts"]],
             template=f"notebooks/{notebook}.ipynb",
         output:
             # update(): what was there before stays if the notebook fails.
@@ -57,3 +61,43 @@ for notebook, stage in STAGES.items():
         shell:
             "papermill {input.template} {output.notebook} -p setup {wildcards.setup} -k python3"
             " --no-progress-bar --log-level WARNING --stderr-file >(cat >&2) 2> >(grep -v IPKernelApp >&2)"
+
+
+rule toc:
+    input:
+        "book/_toc.yml",
+    output:
+        "_build/toc.yml",
+    params:
+        setups=SETUPS,
+    run:
+        # book/_toc.yml lists the default setup; every other one gets a part like it.
+        toc = yaml.safe_load(Path(input[0]).read_text(encoding="utf8"))
+        at = next(i for i, part in enumerate(toc["parts"]) if part["caption"] == "Results")
+        toc["parts"][at:at] = [
+            {"caption": setup, "chapters": [{"file": f"setups/{setup}/{notebook}"} for notebook in STAGES]}
+            for setup in SETUPS
+            if setup != "digits_resnet18"
+        ]
+        Path(output[0]).write_text(yaml.safe_dump(toc, sort_keys=False), encoding="utf8")
+
+
+rule book:
+    input:
+        rules.all.input,
+        [str(file) for file in Path("book").rglob("*.*") if "setups" not in file.parts and file.is_file()],
+        [str(file) for file in Path("kanlib").glob("*.py")],
+        "_config.yml",
+        "data/claims.json",
+        toc=rules.toc.output,
+    output:
+        update("_build/html/index.html"),
+    message:
+        "building the book"
+    # Built beside the old one and then put in its place: a build that fails leaves the old book standing. All
+    # pages anew: those that paste another page's numbers are not rebuilt when the numbers change.
+    shell:
+        "rm -rf _build/next"
+        " && jupyter-book build book --config _config.yml --toc $PWD/{input.toc} --path-output _build/next"
+        " --all -W --keep-going -q"
+        " && rm -rf _build/html && mv _build/next/_build/html _build/html && rm -rf _build/next"

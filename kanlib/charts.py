@@ -142,7 +142,6 @@ def paired(scores: pd.DataFrame, metric: str, *, describe: str) -> alt.Chart:
         scores: a row for each surrogate and example, as :func:`kanlib.metrics.scores` makes it.
         metric: the column to draw.
         describe: see above.
-
     """
     base = alt.Chart(scores, description=describe).encode(
         alt.X("surrogate:N", sort=None, title=None, axis=alt.Axis(labelAngle=0)),

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from kanlib.errors import BadInputError
@@ -21,7 +22,6 @@ def find(model: nn.Module, patterns: Sequence[str]) -> list[str]:
 
     Raises:
         BadInputError: a pattern matches nothing.
-
     """
     modules = [name for name, _ in model.named_modules() if name]
     found: set[str] = set()
@@ -50,13 +50,12 @@ def gated(model: nn.Module, components: Sequence[str], site: Site = "branch") ->
 
     Raises:
         BadInputError: a component does not exist; at the first call, one whose output cannot be gated there.
-
     """
     gates = Gates(model)
     handles = []
     try:
-        for j, name in enumerate(components):
-            handles.append(gates.attach(j, name, site))
+        for name in components:
+            handles.append(gates.attach(name, site))
         yield gates
     finally:
         for handle in handles:
@@ -68,7 +67,10 @@ class Gates:
 
     def __init__(self, model: nn.Module):
         self.model = model
+        self._names: list[str] = []
         self._masks: Tensor | None = None
+        self._answered: set[int] = set()
+        self._expands = False
 
     def __call__(self, x: Tensor, masks: Tensor) -> Tensor:
         """Logits ``[B, classes]`` of the model under ``masks`` ``[B, m]``.
@@ -77,22 +79,35 @@ class Gates:
             x: one example ``[1, ...]``, which all masks share: what comes before the first gate is then
                 computed once and the gate broadcasts it over the masks; or one example a mask ``[B, ...]``.
             masks: σ, on the device of ``x``; gradients flow through it.
-
         """
-        self._masks = masks
+        if self._expands:
+            x = x.expand(len(masks), *x.shape[1:])
+        self._masks, self._answered = masks, set()
         try:
-            return self.model(x)
+            logits = self.model(x)
         finally:
             self._masks = None
+        for j, name in enumerate(self._names):
+            if j not in self._answered:
+                raise BadInputError(
+                    f"component {name} does not run in a forward pass of this model; leave it out."
+                )
+        return logits
 
-    def attach(self, j: int, name: str, site: Site):
-        """Hook component ``j`` and return the handle that removes the hook."""
+    def attach(self, name: str, site: Site) -> RemovableHandle:
+        """Hook the next component and return the handle that removes the hook."""
+        j = len(self._names)
         try:
             module = self.model.get_submodule(name)
         except AttributeError:
             raise BadInputError(
                 f"component {name} is not a module of this model; see model.named_modules()."
             ) from None
+        parent, _, child = name.rpartition(".")
+        if child == "downsample" and isinstance(self.model.get_submodule(parent), BasicBlock | Bottleneck):
+            # The block adds its shortcut in place, so that its branch must have one row a mask as well.
+            self._expands = True
+        self._names.append(name)
         branch_end = {BasicBlock: "bn2", Bottleneck: "bn3"}.get(type(module))
         if site == "branch" and branch_end is None:
             return module.register_forward_hook(lambda _, args, y: self._gate_difference(j, name, args[0], y))
@@ -115,4 +130,5 @@ class Gates:
         return y if self._masks is None else y + self._column(j, y) * (y - x)
 
     def _column(self, j: int, like: Tensor) -> Tensor:
+        self._answered.add(j)
         return self._masks[:, j].to(like.dtype).view(-1, *[1] * (like.ndim - 1))

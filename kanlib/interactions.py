@@ -28,11 +28,10 @@ def subsets(m: int, max_order: int) -> list[Subset]:
 
     Raises:
         BadInputError: ``max_order`` is not between 1 and ``m``.
-
     """
-    if not 1 <= max_order <= m:
+    if not 1 <= max_order <= min(m, 4):
         raise BadInputError(
-            f"max_order is {max_order}, expected 1 to {m}, the number of components; set max_order."
+            f"max_order is {max_order}, expected 1 to {min(m, 4)} for {m} components; set max_order."
         )
     return [s for r in range(1, max_order + 1) for s in combinations(range(m), r)]
 
@@ -52,7 +51,6 @@ def coefficients(
 
     Raises:
         BadInputError: ``max_order`` out of range, or ĝ has no finite derivative at 0.
-
     """
     index = subsets(len(symbols), max_order)
     algebra = _algebra(len(symbols), max_order)
@@ -98,7 +96,6 @@ def local_derivatives(
 
     Returns:
         ``[E, m + m(m − 1)/2]`` in the order of :func:`subsets`, in units of the output function (fp64).
-
     """
     m = len(components)
     upper = torch.triu_indices(m, m, offset=1)

@@ -30,7 +30,6 @@ class KAN:
         coefs: for each layer ``[E, in, 1 + G + k, out]``: the weight of silu, then those of the B-splines.
         bias: ``[E]``, added to the output.
         order: spline order k.
-
     """
 
     grids: tuple[Tensor, ...]
@@ -100,7 +99,6 @@ def features(x: Tensor, grid: Tensor, n: int, order: int, derivative: int = 0) -
         n: number of features, ``1 + G + k``.
         order: spline order k.
         derivative: 0 for the values, 1 for the first derivative.
-
     """
     low, high = grid[:, None, :, 0], grid[:, None, :, 1]
     cells = n - 1 - order
@@ -171,12 +169,15 @@ def fit(
 
     Raises:
         BadInputError: responses that are constant or not finite (the example is named), or shapes that differ.
-
     """
     if y.shape[1] != len(x) or y_validation.shape != (len(y), len(x_validation)):
         raise BadInputError(
             f"responses are {tuple(y.shape)} and {tuple(y_validation.shape)}, expected {len(y)} examples by "
             f"{len(x)} and {len(x_validation)} masks; use the responses recorded with these masks."
+        )
+    if x_validation.shape[1] != x.shape[1]:
+        raise BadInputError(
+            f"validation masks have {x_validation.shape[1]} components, expected {x.shape[1]} as the fit masks."
         )
     deviation = y.std(1)
     for e in (~(deviation > 0) | ~y_validation.isfinite().all(1)).nonzero().flatten().tolist():

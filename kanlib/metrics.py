@@ -8,10 +8,16 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 
+def _centred(v: Tensor) -> Tensor:
+    v = v.double()
+    # The mean of equal numbers may differ from them by rounding; less their first one they are exactly 0.
+    v = v - v[..., :1]
+    return v - v.mean(-1, keepdim=True)
+
+
 def pearson(predicted: Tensor, true: Tensor) -> Tensor:
     """Pearson correlation over masks, ``[E]`` from ``[E, N]`` twice; nan where either is constant."""
-    p = predicted.double() - predicted.double().mean(-1, keepdim=True)
-    t = true.double() - true.double().mean(-1, keepdim=True)
+    p, t = _centred(predicted), _centred(true)
     return (p * t).sum(-1) / (p.square().sum(-1) * t.square().sum(-1)).sqrt()
 
 
@@ -41,7 +47,6 @@ def scores(predicted: Mapping[str, Tensor], true: Tensor) -> pd.DataFrame:
     Args:
         predicted: surrogate's name → its predictions ``[E, N]``.
         true: responses ``[E, N]``.
-
     """
     parts = []
     for name, values in predicted.items():
@@ -73,8 +78,7 @@ def bootstrap_pearson(predicted: Tensor, true: Tensor, n: int, source: torch.Gen
         return values @ weight.T
 
     # Centred first: the weighted moments below would cancel otherwise.
-    p = predicted.double() - predicted.double().mean(-1, keepdim=True)
-    t = true.double() - true.double().mean(-1, keepdim=True)
+    p, t = _centred(predicted), _centred(true)
     covariance = mean(p * t) - mean(p) * mean(t)
     variances = (mean(p * p) - mean(p) ** 2) * (mean(t * t) - mean(t) ** 2)
     r = covariance / variances.sqrt()

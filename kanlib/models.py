@@ -63,7 +63,6 @@ def classifier(architecture: str, n_classes: int, *, small_images: bool = False,
 
     Raises:
         BadInputError: no such model (the nearest name is suggested), or one without that stem.
-
     """
     source, _, name = architecture.partition("/")
     known = torchvision.models.list_models(module=torchvision.models)
@@ -89,7 +88,6 @@ def with_weights(model: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
 
     Raises:
         BadInputError: a key is missing, left over, or of another shape; the first one is named.
-
     """
     expected = model.state_dict()
     for key in [*expected, *weights]:
@@ -108,7 +106,6 @@ def trained(artifact: Artifact) -> tuple[nn.Module, Images]:
 
     Raises:
         BadInputError: the weights do not fit the architecture that the record names.
-
     """
     made = artifact.record["parameters"]
     data = digits(made["image_size"], made["seed"])
@@ -128,7 +125,6 @@ def device(name: str) -> torch.device:
 
     Raises:
         BadInputError: the device was asked for by name and is not there.
-
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":

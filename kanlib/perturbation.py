@@ -35,7 +35,9 @@ def masks(n: int, m: int, scale: float, seed: int, split: str) -> Tensor:
 
     Growing one split therefore leaves the others as they are, and appends to it.
     """
-    return scale * torch.randn(n, m, generator=generator(seed, "masks", split))
+    # In whole blocks of 16, as torch draws Gaussians; it would draw a shorter last block anew.
+    flat = torch.randn(-(n * m) // 16 * -16, generator=generator(seed, "masks", split))
+    return scale * flat[: n * m].view(n, m)
 
 
 def choose_examples(correct: Tensor, n: int, seed: int, *, development: bool) -> Tensor:
@@ -50,7 +52,6 @@ def choose_examples(correct: Tensor, n: int, seed: int, *, development: bool) ->
 
     Raises:
         BadInputError: fewer than ``n`` such examples.
-
     """
     order = torch.randperm(len(correct), generator=generator(seed, "examples"))
     half = len(correct) // 2
@@ -68,7 +69,6 @@ def named_examples(positions: Sequence[int], n_test: int) -> Tensor:
 
     Raises:
         BadInputError: one lies beyond the split of ``n_test`` examples.
-
     """
     if max(positions) >= n_test:
         raise BadInputError(f"examples holds {max(positions)}, expected positions from 0 to {n_test - 1}.")
@@ -108,18 +108,17 @@ def responses(
 
     Raises:
         BadInputError: a response is not finite (example and mask are named).
-
     """
     read = OUTPUT_FUNCTIONS[output_function]
     n, m = sigma.shape
-    batches = F.pad(sigma, (0, 0, 0, -n % batch_size)).view(-1, batch_size, m).to(x.device)
+    batches = F.pad(sigma, (0, 0, 0, -n % batch_size)).view(-(-n // batch_size), batch_size, m).to(x.device)
     out = torch.empty(len(x), batches.shape[0] * batch_size)
     clean = torch.empty(len(x))
     bar = tqdm(total=len(x) * n, desc="responses", unit="mask", mininterval=1)
     with gated(model, components, site) as gates, bar:
         for e in range(len(x)):
             example, label = x[e : e + 1], labels[e].expand(batch_size)
-            clean[e] = read(gates(example, torch.zeros_like(batches[0])), label)[0]
+            clean[e] = read(gates(example, batches.new_zeros(batch_size, m)), label)[0]
             for b, batch in enumerate(batches):
                 out[e, b * batch_size : (b + 1) * batch_size] = read(gates(example, batch), label)
                 bar.update(min(batch_size, n - b * batch_size))

@@ -8,6 +8,7 @@ here, because papermill only warns.
 
 import difflib
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -30,66 +31,100 @@ Count = Annotated[int, Field(ge=0)]
 class Stage(BaseModel):
     """The knobs of one notebook. Field descriptions are the comments of its ``parameters`` cell."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
     section: ClassVar[str]
 
     setup: str = Field("digits_resnet18", description="a file in notebooks/setups; gives what is None here")
-    run: str | None = Field(None, description="folder of the artifacts, below _artifacts; None: the setup's name")
+    run: str | None = Field(
+        None, description="name of a variant, whose artifacts are kept apart; None: the setup itself"
+    )
     seed: Count = Field(0, description="the one seed; every generator derives from it")
     threads: Positive = Field(2, description="CPU threads; sums are split by it, so bits depend on it")
 
     @classmethod
     def from_notebook(cls, namespace: Mapping[str, Any]) -> Self:
-        """Check a notebook's parameters and complete them from its setup.
+        """Check a notebook's parameters, complete them from its setup, and set torch's threads.
 
         Args:
             namespace: the notebook's ``globals()``, before anything but parameters was assigned.
 
         Raises:
-            BadInputError: unknown setup or parameter, wrong type, value out of range.
-
+            BadInputError: unknown setup or parameter, wrong type, value out of range; or values that differ
+                from the setup's without a ``run`` of their own, which would overwrite the setup's artifacts.
         """
         given = {
             name: value
             for name, value in namespace.items()
             if not (name.startswith("_") or name in _IPYTHON or isinstance(value, ModuleType) or callable(value))
         }
-        stage = cls.from_setup(given.get("setup", cls.model_fields["setup"].default), given)
+        setup = given.get("setup", cls.model_fields["setup"].default)
+        stage, as_in_file = cls.from_setup(setup, given), cls.from_setup(setup)
+        changed = [
+            name
+            for name in cls.model_fields
+            if name != "run" and getattr(stage, name) != getattr(as_in_file, name)
+        ]
+        if changed and stage._folder == stage._setup_folder:
+            raise BadInputError(
+                f"{changed[0]} differs from setup {setup}, whose artifacts would be overwritten; "
+                "set run to another name for this variant."
+            )
         torch.set_num_threads(stage.threads)
         return stage
 
     @classmethod
     def from_setup(cls, setup: str, overrides: Mapping[str, Any] | None = None) -> Self:
         """The stage's knobs as the setup file gives them, with ``overrides`` (``None`` values do not count)."""
-        given = {name: value for name, value in (overrides or {}).items() if name not in cls.model_fields}
-        if given:
-            raise BadInputError(_unknown("parameter", next(iter(given)), cls.model_fields, cls.section))
-        values = section(setup, cls.section)
-        values |= {name: value for name, value in (overrides or {}).items() if value is not None}
-        return _validated(cls, values | {"setup": setup}, f"{cls.section} of setup {setup}")
+        overrides = dict(overrides or {})
+        for name in sorted(overrides.keys() - cls.model_fields.keys()):
+            raise BadInputError(_unknown("parameter", name, cls.model_fields, cls.section))
+        given = {name: value for name, value in overrides.items() if value is not None}
+        return _validated(
+            cls, section(setup, cls.section) | given | {"setup": setup}, f"the notebook or setup {setup}"
+        )
 
-    def artifact(self, kind: str) -> Path:
-        """Path of this run's artifact of that kind."""
-        return store.path(self.run or Path(self.setup).stem, kind)
+    def load(self, kind: str, **inputs: store.Artifact) -> store.Artifact:
+        """Read this run's artifact of that kind, or the setup's where the run has none of its own.
 
-    def load(self, kind: str) -> store.Artifact:
-        """This run's artifact of that kind, read (errors as in :func:`kanlib.store.load`)."""
-        return store.load(self.artifact(kind))
+        Args:
+            kind: see :data:`kanlib.store.WRITTEN_BY`.
+            inputs: artifacts that it must have been made from.
 
-    def save(self, kind: str, content: Any, **more: Any) -> Path:
+        Raises:
+            BadInputError: as in :func:`kanlib.store.load`, or it was made from other inputs.
+        """
+        own, of_setup = (store.path(folder, kind) for folder in (self._folder, self._setup_folder))
+        artifact = store.load(own if own.exists() or not of_setup.exists() else of_setup)
+        for name, expected in inputs.items():
+            if artifact.record["inputs"].get(name) != expected.hash:
+                raise BadInputError(
+                    f"the {kind} of run {self._folder} were made from other {name} than are there now; "
+                    f"run {store.WRITTEN_BY[kind]} again."
+                )
+        return artifact
+
+    def save(self, kind: str, content: Any, **more: Any) -> None:
         """Write this run's artifact of that kind with these parameters.
 
         Of ``more``, artifacts are recorded as inputs, by their hash; anything else goes into the record.
         """
         inputs = {name: value.hash for name, value in more.items() if isinstance(value, store.Artifact)}
-        return store.save(
-            self.artifact(kind),
+        store.save(
+            store.path(self._folder, kind),
             content,
             kind=kind,
             parameters=self.model_dump(exclude={"run"}),
             inputs=inputs,
             **{name: value for name, value in more.items() if name not in inputs},
         )
+
+    @property
+    def _folder(self) -> str:
+        return self.run or self._setup_folder
+
+    @property
+    def _setup_folder(self) -> str:
+        return Path(self.setup).stem
 
 
 class Training(Stage):
@@ -148,10 +183,10 @@ class Surrogate(Stage):
     hidden: list[Positive] = Field([5], description="widths of the KAN's hidden layers")
     grid: Positive = Field(5, description="intervals of each edge's spline")
     spline_order: Literal[3, 5] = Field(3, description="order k of the spline: 3 or 5")
-    ridges: list[float] = Field(
-        [1e-6, 1e-5, 1e-4], min_length=1, description="L2 penalties to choose from on validation"
+    ridges: list[Annotated[float, Field(ge=0)]] = Field(
+        [1e-5, 1e-4], min_length=1, description="L2 penalties to choose from on validation"
     )
-    restarts: Positive = Field(2, description="random starts, the best on validation is kept")
+    restarts: Positive = Field(3, description="random starts, the best on validation is kept")
     iterations: Positive = Field(60, description="Levenberg-Marquardt steps at most")
     n_bootstrap: Positive = Field(2000, description="resamples of examples and masks behind each interval")
 
@@ -173,6 +208,14 @@ class Interactions(Stage):
     max_order: Positive = Field(3, le=4, description="highest order k of L_S, at most 4")
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which by itself takes ``1e-5``, a number in YAML 1.2, for a string."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
+)
+
 AnyStage = TypeVar("AnyStage", bound=Stage)
 STAGES = {stage.section: stage for stage in (Training, Perturbation, Surrogate, Symbolic, Interactions)}
 _COMMON = {"seed", "threads"}
@@ -189,25 +232,27 @@ def section(setup: str, name: str) -> dict[str, Any]:
     Args:
         setup: a name in ``notebooks/setups``, or the path of a ``.yaml`` file.
         name: ``training``, ``perturbation``, ``surrogate``, ``symbolic`` or ``interactions``.
-
     """
     whole = read(setup)
     return {key: whole[key] for key in _COMMON & whole.keys()} | whole.get(name, {})
 
 
-def read(setup: str) -> dict[str, Any]:
+def read(setup: str, _extended: tuple[str, ...] = ()) -> dict[str, Any]:
     """A whole setup file, checked; ``extends: <other setup>`` completes it from another one.
 
     Raises:
         BadInputError: no such setup, not YAML, or a section or value that the schema refuses.
-
     """
+    if not isinstance(setup, str):
+        raise BadInputError(f"setup is {setup!r}, expected a name; there are {', '.join(names())}.")
+    if setup in _extended:
+        raise BadInputError(f"setup {setup} extends itself; remove that line from one of {', '.join(_extended)}.")
     file = Path(setup) if setup.endswith(".yaml") else FOLDER / f"{setup}.yaml"
     if not file.is_file():
         raise BadInputError(_unknown("setup", setup, names(), "notebooks/setups"))
     try:
-        whole = yaml.safe_load(file.read_text(encoding="utf8")) or {}
-    except yaml.YAMLError as error:
+        whole = yaml.load(file.read_text(encoding="utf8"), _Loader) or {}  # noqa: S506 (it is a SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInputError(
             f"setup {setup} is not YAML ({str(error).splitlines()[0]}); mend {file.name}."
         ) from error
@@ -220,7 +265,7 @@ def read(setup: str) -> dict[str, Any]:
         if key in STAGES and not isinstance(value, dict):
             raise BadInputError(f"section {key} of setup {setup} is {value!r}, expected name: value lines.")
     if base := whole.pop("extends", None):
-        whole = _merged(read(base), whole)
+        whole = _merged(read(base, (*_extended, setup)), whole)
     for name, stage in STAGES.items():
         common = {key: whole[key] for key in _COMMON & whole.keys()}
         _validated(stage, common | whole.get(name, {}), f"{name} of setup {setup}")

@@ -84,7 +84,9 @@ def save(
     writers: dict[str, Callable[[Path], object]] = {
         # One metadata key only: safetensors orders several by a random hash.
         ".safetensors": lambda p: save_file(
-            {k: v.detach().cpu().contiguous() for k, v in content.items()}, p, {"record": text}
+            {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in content.items()},
+            p,
+            {"record": text},
         ),
         ".parquet": lambda p: pq.write_table(
             pa.Table.from_pandas(content, preserve_index=False).replace_schema_metadata({"record": text}), p
@@ -106,7 +108,6 @@ def load(source: Path) -> Artifact:
 
     Raises:
         BadInputError: it is missing, truncated, or not one of ours.
-
     """
     kind = source.name.split(".")[0]
     notebook = WRITTEN_BY.get(kind, "the notebook before this one")
@@ -115,15 +116,14 @@ def load(source: Path) -> Artifact:
     readers = {".safetensors": _read_safetensors, ".parquet": _read_parquet, ".json": _read_json}
     try:
         content, record = readers[source.suffix](source)
+        found = record["kind"]
     except (SafetensorError, pa.ArrowException, ValueError, KeyError, TypeError, OSError) as error:
         raise BadInputError(
             f"{_short(source)} cannot be read ({str(error).splitlines()[0] if str(error) else 'no content'}): "
             f"expected a whole {source.suffix} artifact with its record; delete it and run {notebook} again."
         ) from error
-    if record["kind"] != kind:
-        raise BadInputError(
-            f"{_short(source)} holds {record['kind']}, expected {kind}; run {notebook} to write it anew."
-        )
+    if found != kind:
+        raise BadInputError(f"{_short(source)} holds {found}, expected {kind}; run {notebook} to write it anew.")
     return Artifact(content, record, hashlib.sha256(source.read_bytes()).hexdigest())
 
 

@@ -32,7 +32,7 @@ LIBRARY = {
 _POINTS = 201
 _OVERHANG = 0.1  # the domain reaches this share of the inputs' range beyond them, so that tails stay tame
 _FLOOR = 0.1  # weight that is spread evenly over the domain, for the same reason
-_NAMES = {"Add", "Mul", "Pow", "Float", "Integer", "Rational", "Symbol", "exp", "sin", "tanh", "log"}
+_NAMES = {"Add", "Mul", "Pow", "Integer", "Rational", "exp", "sin", "tanh", "log"}
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,6 @@ class SymbolicKAN:
     Attributes:
         edges: ``edges[layer][i][o]`` leads from node i to node o of the next layer.
         bias: added to the output.
-
     """
 
     edges: Sequence[Sequence[Sequence[ClosedForm]]]
@@ -131,7 +130,6 @@ def symbolic_kans(kan: KAN, masks: Tensor, *, r2: float = 0.9995, max_degree: in
         masks: the fit masks ``[N, m]``; they tell where each edge's inputs lie.
         r2: edge R² at which the shortest closed form is taken.
         max_degree: highest degree of the polynomials among the candidates.
-
     """
     inputs = kan.activations(masks)
     forms: list[list] = [[] for _ in kan.bias]
@@ -162,7 +160,6 @@ def symbolize(x: Tensor, y: Tensor, weights: Tensor, *, r2: float, max_degree: i
 
     Raises:
         BadInputError: a value that is not finite (the edge is named).
-
     """
     if not y.isfinite().all():
         raise BadInputError(
@@ -190,24 +187,29 @@ def parse(text: str) -> sympy.Expr:
 
     Raises:
         BadInputError: the text holds anything but numbers, symbols and the functions this module writes.
-
     """
 
     def build(node: ast.AST):
         match node:
             case ast.Expression(body=body):
                 return build(body)
-            case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords) if name in _NAMES:
-                return getattr(sympy, name)(*map(build, args), **{k.arg: build(k.value) for k in keywords})
-            case ast.Constant(value=int() | float() | str() as value):
+            # Text reaches only the two that take it literally: sympy evaluates what other constructors are given.
+            case ast.Call(func=ast.Name(id="Symbol" | "Float" as name), args=[ast.Constant(value=str() as value)]):
+                return getattr(sympy, name)(value, **{k.arg: build(k.value) for k in node.keywords})
+            case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _NAMES:
+                return getattr(sympy, name)(*map(build, args))
+            case ast.Constant(value=int() as value):
                 return value
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 return -build(operand)
-        raise BadInputError(
-            f"a stored expression holds {ast.unparse(node)[:40]}, expected sympy constructors; rewrite it."
-        )
+        raise TypeError(ast.unparse(node))
 
-    return build(ast.parse(text, mode="eval"))
+    try:
+        return build(ast.parse(text, mode="eval"))
+    except (SyntaxError, TypeError, ValueError, AttributeError) as error:
+        raise BadInputError(
+            f"a stored expression begins {text[:40]!r}, expected sympy constructors; run 03_symbolic again."
+        ) from error
 
 
 def latex(expression: sympy.Expr, digits: int = 3) -> str:

@@ -113,6 +113,8 @@ def test_minus_one_removes_the_branch_of_a_basic_block(resnet, images):
 def test_the_branch_of_a_block_is_scaled_before_the_addition(block, sigma):
     x = torch.randn(2, 8, 5, 5, generator=torch.Generator().manual_seed(0))
     network = nn.Sequential(block).eval()
+    for norm in (module for module in block.modules() if isinstance(module, nn.BatchNorm2d)):
+        nn.init.constant_(norm.running_mean, 0.3)
     b = block
     inside = b.bn1(b.conv1(x)).relu()
     inside = b.bn2(b.conv2(inside))
@@ -224,3 +226,14 @@ def test_gradients_with_respect_to_masks_match_finite_differences(encoder, token
     sigma = masks(3, 2, torch.float64).requires_grad_()
     with gated(network, ["0", "1"], site) as gates:
         assert torch.autograd.gradcheck(lambda s: gates(x, s), sigma)
+
+
+def test_a_component_that_never_runs_is_refused():
+    model = nn.Module()
+    model.used, model.idle = nn.Linear(3, 3), nn.Linear(3, 3)
+    model.forward = lambda x: model.used(x)
+    with (
+        gated(model, ["used", "idle"], "output") as gates,
+        pytest.raises(BadInputError, match="idle does not run"),
+    ):
+        gates(torch.zeros(1, 3), torch.zeros(1, 2))

@@ -185,6 +185,51 @@ def test_a_new_grid_keeps_the_function(order):
     assert (laid.grids[1][..., 1] >= hidden.amax(1)).all()
 
 
+def test_a_new_grid_keeps_coefficients_where_no_activation_falls():
+    x = randn(100, 3)
+    start = kan._initial(x, [2], 6, 3, [0], 0)
+    dead = start.coefs[0].clone()
+    dead[..., 0] = 0
+    start = KAN(start.grids, (dead, start.coefs[1]), start.bias, 3)
+    laid = kan._regridded(start, x, features(x[None], start.grids[0][:1], 10, 3))
+    silent = features(torch.zeros(1, 1, 2, dtype=x.dtype), laid.grids[1], 10, 3)[0, 0, 0] == 0
+    assert 4 <= silent.sum() < 10
+    torch.testing.assert_close(laid.coefs[1][0, 0, silent], start.coefs[1][0, 0, silent])
+    torch.testing.assert_close(laid(x), start(x), atol=0.05, rtol=0)
+
+
+def test_without_hidden_layers_a_fit_is_ridge_regression_with_a_free_bias():
+    (x, y, v, _), ridge = problem(), 0.03
+    y, n = y[:1] + 10, 1 + 3 + 3
+    low, high = x.amin(0), x.amax(0)
+    # The grid covers the masks and a twentieth more.
+    ends = torch.stack([low - 0.05 * (high - low), high + 0.05 * (high - low)], -1)[None]
+
+    def design(s):
+        return torch.cat([features(s[None], ends, n, 3)[0].flatten(1), torch.ones(len(s), 1, dtype=s.dtype)], 1)
+
+    penalty = ridge * torch.eye(3 * n + 1, dtype=x.dtype)
+    penalty[-1, -1] = 0
+    standard = (y[0] - y.mean()) / y.std()
+    theta = torch.linalg.solve(design(x).T @ design(x) / len(x) + penalty, design(x).T @ standard / len(x))
+    optimum = (design(v) @ theta * y.std() + y.mean())[None]
+    found = kan.fit(x, y, v, optimum, hidden=[], grid=3, ridges=[ridge], restarts=1, iterations=30)
+    torch.testing.assert_close(found.kan(v), optimum, rtol=1e-5, atol=1e-5)
+
+
+def test_the_step_with_the_lowest_validation_error_is_kept():
+    x, v, y, w = randn(40, 3), randn(30, 3, seed=1), randn(2, 40, seed=2), randn(2, 30, seed=3)
+    errors = [
+        kan.fit(x, y, v, w, hidden=[2], ridges=[1e-6], restarts=1, iterations=n).validation_mse for n in (1, 4, 20)
+    ]
+    # Noise is soon fitted too well.
+    assert (errors[0] >= errors[1]).all()
+    assert (errors[1] >= errors[2]).all()
+    late = kan.fit(x, y, v, w, hidden=[2], ridges=[1e-6], restarts=1, iterations=20)
+    assert (late.steps < 20).all()
+    torch.testing.assert_close(late.validation_mse, (late.kan(v) - w).square().mean(1), rtol=1e-4, atol=0)
+
+
 def test_a_fit_recovers_functions_a_kan_can_represent(fitted):
     true = fitted.true(fitted.test)
     error = (fitted.kan(fitted.test) - true).square().mean(1) / true.var(1)

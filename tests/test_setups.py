@@ -19,8 +19,9 @@ def _threads():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """An empty folder of setups that holds ``small`` and is the one in use."""
+    """An empty folder of setups that holds ``small`` and is the one in use, as is a folder of artifacts."""
     monkeypatch.setattr(setups, "FOLDER", tmp_path)
+    monkeypatch.setattr(store, "ARTIFACTS", tmp_path / "artifacts")
     (tmp_path / "small.yaml").write_text(
         "seed: 7\ntraining: {epochs: 2}\nperturbation: {n_fit: 40, scale: 0.5}\n", encoding="utf8"
     )
@@ -43,7 +44,7 @@ def test_every_knob_is_described():
 
 
 def test_the_file_gives_what_the_notebook_leaves_none(folder):
-    stage = setups.Perturbation.from_notebook({"setup": "small", "n_fit": None, "n_test": 9})
+    stage = setups.Perturbation.from_notebook({"setup": "small", "run": "mine", "n_fit": None, "n_test": 9})
     assert (stage.n_fit, stage.n_test, stage.scale, stage.seed) == (40, 9, 0.5, 7)
 
 
@@ -54,7 +55,7 @@ def test_what_file_and_notebook_leave_out_is_the_default(folder):
 
 
 def test_the_notebook_overrides_the_file(folder):
-    stage = setups.Perturbation.from_notebook({"setup": "small", "n_fit": 3, "seed": 0})
+    stage = setups.Perturbation.from_notebook({"setup": "small", "run": "mine", "n_fit": 3, "seed": 0})
     assert (stage.n_fit, stage.seed) == (3, 0)
 
 
@@ -72,26 +73,57 @@ def test_a_notebook_sets_the_threads(folder):
     assert torch.get_num_threads() == 2
 
 
-def test_the_path_of_a_file_is_a_setup(folder):
+def test_a_variant_needs_a_run_of_its_own(folder):
+    given = {"setup": "small", "n_test": 9}
+    refused(r"n_test differs from setup small, .*set run", setups.Perturbation.from_notebook, given)
+    refused(r"n_test .*run", setups.Perturbation.from_notebook, given | {"run": "small"})
+    assert setups.Perturbation.from_notebook(given | {"run": "mine"}).n_test == 9
+
+
+def test_a_value_that_equals_the_setups_makes_no_variant(folder):
+    assert setups.Perturbation.from_notebook({"setup": "small", "n_fit": 40, "seed": 7}).run is None
+
+
+def test_the_path_of_a_file_is_a_setup_named_by_its_stem(folder):
     stage = setups.Training.from_notebook({"setup": str(folder / "small.yaml")})
     assert stage.epochs == 2
-    assert stage.artifact("model") == store.ARTIFACTS / "small" / "model.safetensors"
+    stage.save("model", {"w": torch.ones(2)})
+    assert (store.ARTIFACTS / "small" / "model.safetensors").is_file()
 
 
-def test_run_names_the_folder_of_the_artifacts(folder, tmp_path):
-    stage = setups.Training.from_notebook({"setup": "small", "run": str(tmp_path / "mine")})
-    assert stage.artifact("model") == tmp_path / "mine" / "model.safetensors"
+def test_a_run_keeps_its_artifacts_apart_and_reads_the_setups_where_it_has_none(folder):
+    setup = setups.Training.from_notebook({"setup": "small"})
+    run = setups.Training.from_notebook({"setup": "small", "run": "mine", "epochs": 3})
+    setup.save("model", {"w": torch.ones(2)})
+    assert run.load("model").hash == setup.load("model").hash
+    run.save("model", {"w": torch.zeros(2)})
+    assert torch.equal(run.load("model")["w"], torch.zeros(2))
+    assert torch.equal(setup.load("model")["w"], torch.ones(2))
 
 
-def test_an_artifact_records_parameters_and_inputs_but_not_the_run(folder, tmp_path):
-    stage = setups.Surrogate.from_notebook({"setup": "small", "run": str(tmp_path / "mine")})
+def test_an_artifact_records_parameters_and_inputs_but_not_the_run(folder):
+    stage = setups.Surrogate.from_notebook({"setup": "small", "run": "mine"})
     stage.save("responses", {"y": torch.ones(2)})
     responses = stage.load("responses")
-    stage.save("surrogates", {"w": torch.ones(2)}, responses=responses)
-    record = stage.load("surrogates").record
+    stage.save("surrogates", {"w": torch.ones(2)}, responses=responses, components=["layer1.0"])
+    record = stage.load("surrogates", responses=responses).record
     assert record["inputs"] == {"responses": responses.hash}
+    assert record["components"] == ["layer1.0"]
     assert record["parameters"]["ridges"] == list(stage.ridges)
     assert "run" not in record["parameters"]
+
+
+def test_an_artifact_made_from_other_inputs_is_refused(folder):
+    stage = setups.Surrogate.from_notebook({"setup": "small"})
+    stage.save("responses", {"y": torch.ones(2)})
+    stage.save("surrogates", {"w": torch.ones(2)}, responses=stage.load("responses"))
+    stage.save("responses", {"y": torch.zeros(2)})
+    with pytest.raises(BadInputError, match=r"surrogates of run small .* other responses .*run 02_surrogate"):
+        stage.load("surrogates", responses=stage.load("responses"))
+
+
+def test_a_missing_artifact_names_the_notebook_to_run(folder):
+    refused("01_perturbation", setups.Surrogate.from_notebook({"setup": "small"}).load, "responses")
 
 
 def test_extends_completes_a_setup_from_another(folder):
@@ -177,11 +209,11 @@ def test_a_file_that_is_no_text_is_refused(folder):
     ],
 )
 def test_a_bad_value_is_refused_by_name(folder, stage, name, value):
-    refused(name, stage.from_notebook, {"setup": "small", name: value})
+    refused(rf"{name}.* is ", stage.from_notebook, {"setup": "small", "run": "mine", name: value})
 
 
 def test_a_whole_number_is_a_valid_real_one(folder):
-    assert setups.Perturbation.from_notebook({"setup": "small", "scale": 2}).scale == 2.0
+    assert setups.Perturbation.from_notebook({"setup": "small", "run": "mine", "scale": 2}).scale == 2.0
 
 
 def test_a_setup_may_state_every_default(folder):
@@ -205,3 +237,8 @@ def test_equal_arguments_give_equal_streams(same_global_rng):
 def test_seed_and_purpose_each_give_another_stream(same_global_rng):
     streams = [draw(0, "a", 1), draw(1, "a", 1), draw(0, "b", 1), draw(0, "a", 2), draw(0, "a", "1"), draw(0, "a")]
     assert len({tuple(s.tolist()) for s in streams}) == len(streams)
+
+
+def test_exponents_without_a_point_are_numbers(folder):
+    (folder / "exponent.yaml").write_text("training: {weight_decay: 5e-4}\n", encoding="utf8")
+    assert setups.Training.from_setup("exponent").weight_decay == 5e-4

@@ -83,6 +83,13 @@ def test_the_kan_beats_the_linear_one_where_components_interact():
     assert (errors["kan"] < 0.5 * errors["linear"]).all()
 
 
+def test_the_kan_is_chosen_on_validation():
+    fit, validation, _ = splits(curved)
+    model = SURROGATES["kan"](SETTINGS).fit(fit, validation)
+    error = (model.predict(validation.masks) - validation.responses).square().mean(1)
+    torch.testing.assert_close(model.chosen.validation_mse, error, rtol=1e-3, atol=1e-6)
+
+
 def test_the_kan_takes_its_settings():
     fit, validation, _ = splits(curved)
     settings = SETTINGS.model_copy(update={"hidden": [3, 2], "grid": 4, "spline_order": 5, "iterations": 2})

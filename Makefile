@@ -1,0 +1,55 @@
+# The two commands are `make book` and `make test`; `make help` lists the rest.
+PYTHON ?= python3
+SETUPS ?= digits_resnet18
+CORES ?= 2
+PORT ?= 8000
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Kernels and tools answer for themselves, not for what the caller's shell has set up.
+unexport PYTHONPATH VIRTUAL_ENV
+INSTALLED := .venv/installed
+SNAKEMAKE = snakemake book --cores $(CORES) --quiet host reason rules --config setups="$(SETUPS)"
+
+.DEFAULT_GOAL := help
+.PHONY: help install book serve test check soak claims claims-all lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## make .venv and install the pinned packages into it
+
+$(INSTALLED): pyproject.toml requirements.lock
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[book,paper,dev]'
+	touch $@
+
+book: $(INSTALLED) ## run SETUPS (default digits_resnet18) and build the book
+	$(SNAKEMAKE)
+	@echo "The book is built: open file://$(CURDIR)/_build/html/index.html, or run make serve"
+
+serve: ## show the built book on http://localhost:PORT (default 8000)
+	python -m http.server --bind localhost --directory _build/html $(PORT)
+
+check: $(INSTALLED) ## ruff and the unit tests
+	ruff check .
+	ruff format --check .
+	python -m pytest -q -m "not slow and not soak"
+
+test: $(INSTALLED) ## everything: unit tests, notebooks with small parameters, the book
+	ruff check .
+	ruff format --check .
+	python -m pytest -q -m "not soak"
+
+soak: $(INSTALLED) ## what takes longer than make test may
+	python -m pytest -q -m soak
+
+claims: $(INSTALLED) ## measure the fast claims of data/claims.json anew; fail where one no longer holds
+	python -m kanlib.claims fast
+
+claims-all: $(INSTALLED) ## the long ones too
+	python -m kanlib.claims fast long
+
+lock: ## pin what pyproject.toml asks for, for every supported Python and platform (needs uv)
+	uv pip compile pyproject.toml --all-extras --universal --quiet --output-file requirements.lock
+
+clean: ## remove what was built and computed, but not .venv
+	rm -rf _build _artifacts .snakemake book/setups

@@ -1,0 +1,52 @@
+"""Claims on the test Pearson of every surrogate of a setup, from the artifacts of its run."""
+
+import sys
+
+import torch
+
+from kanlib import claims, metrics
+from kanlib.kan import KAN
+from kanlib.setups import Surrogate, generator
+from kanlib.symbolic import SymbolicKAN
+
+TARGETS = {"digits_resnet18": {"kan": ">= 0.93", "symbolic": ">= 0.90"}}
+NAMES = {"linear": "COAR", "kan": "the KAN", "symbolic": "the symbolic surrogate"}
+
+
+def main(setup: str) -> None:
+    p = Surrogate.from_setup(setup)
+    recorded = p.load("responses")
+    fitted = p.load("surrogates", responses=recorded)
+    closed = p.load("symbolic", responses=recorded, surrogates=fitted)
+    masks, true = recorded["masks.test"], recorded["responses.test"]
+    predicted = {
+        "linear": fitted["linear.weights"] @ masks.double().T + fitted["linear.bias"][:, None],
+        "kan": KAN.from_tensors(fitted.part("kan."))(masks),
+        "symbolic": torch.stack([SymbolicKAN.from_json(value)(masks) for value in closed.content]),
+    }
+    draws = metrics.bootstrap_pearson(
+        torch.stack([v.double() for v in predicted.values()]), true, p.n_bootstrap, generator(p.seed, "bootstrap")
+    )
+    rows = []
+    for name, samples in zip(predicted, draws, strict=True):
+        low, high = metrics.interval(samples)
+        rows.append(
+            claims.Claim(
+                id=f"{setup}.{name}.pearson",
+                statement=f"Test Pearson of {NAMES[name]} on {setup}, mean over {len(true)} examples "
+                f"({recorded.record['parameters']['gate_site']} gates, {len(recorded['masks.fit'])} fit masks)",
+                value=float(metrics.pearson(predicted[name], true).mean()),
+                low=low,
+                high=high,
+                target=TARGETS.get(setup, {}).get(name, ""),
+                command=f"snakemake --quiet all --cores 2 --config setups={setup} && "
+                f"python benchmarks/accuracy.py {setup}",
+                cost="fast",
+                device="2 CPU cores",
+            )
+        )
+    claims.record(rows)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,64 @@
+"""Claims on `make book` from a fresh clone, after installation: seconds, seconds when repeated, and memory."""
+
+import os
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from kanlib import claims
+
+COMMAND = "python benchmarks/book_seconds.py"
+
+
+def resident(process: psutil.Process) -> int:
+    """Bytes that a process and all it started hold at this moment."""
+    total = 0
+    for member in [process, *process.children(recursive=True)]:
+        try:
+            total += member.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+    return total
+
+
+def measured(clone: Path, target: str) -> tuple[float, int]:
+    """Seconds and peak memory of one `make`."""
+    start, peak = time.perf_counter(), 0
+    with subprocess.Popen(["make", target], cwd=clone) as process:  # noqa: S607
+        while process.poll() is None:
+            try:
+                peak = max(peak, resident(psutil.Process(process.pid)))
+            except psutil.NoSuchProcess:
+                break
+            time.sleep(0.2)
+    if process.wait():
+        raise SystemExit(f"make {target} failed")
+    return time.perf_counter() - start, peak
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        clone = Path(folder) / "clone"
+        subprocess.run(["git", "clone", "-q", claims.ROOT, clone], check=True)  # noqa: S607
+        subprocess.run(["make", "install"], cwd=clone, check=True)  # noqa: S607
+        first, peak = measured(clone, "book")
+        again, _ = measured(clone, "book")
+    device = f"{os.cpu_count()} CPU cores"
+    rows = {
+        "book.seconds": ("Seconds that make book takes in a fresh clone, after installation", first, "<= 600"),
+        "book.again_seconds": ("Seconds that make book takes when nothing changed", again, "<= 30"),
+        "book.memory_gb": ("Most memory that make book and all it starts hold, in GB", peak / 1e9, "<= 4"),
+    }
+    claims.record(
+        [
+            claims.Claim(name, statement, value, value, value, target, COMMAND, "long", device)
+            for name, (statement, value, target) in rows.items()
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

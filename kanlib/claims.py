@@ -1,0 +1,119 @@
+"""The ledger of claims: every number that README or book quotes, with its target and the command that gives it.
+
+``data/claims.json`` is a list of rows, written only by the code that measured them (:func:`record`).
+``python -m kanlib.claims fast`` runs the commands of the fast rows again and fails where a target no longer
+holds; ``fast long`` runs the long ones too.
+"""
+
+import json
+import operator
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from kanlib.errors import BadInputError
+from kanlib.store import ROOT, write_whole
+
+LEDGER = ROOT / "data" / "claims.json"
+_COMPARE = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt, "==": operator.eq}
+_TARGET = re.compile(r"(?:(value|low|high) )?(>=|<=|==|>|<) (-?[\d.e-]+)")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One row: a measured ``value`` with its 95 % interval ``low`` to ``high`` and what it must satisfy.
+
+    Attributes:
+        id: dotted name, the key of the row.
+        statement: what was measured, in words, with its unit.
+        target: ``">= 0.93"`` compares the value; ``"low > 0"`` an end of the interval; ``""`` nothing.
+        command: measures it anew and records it, from the project's root.
+        cost: ``fast``, or ``long`` for what ``make claims`` leaves out.
+        device: what it was measured on, in general terms.
+        date: of the measurement, ISO.
+    """
+
+    id: str
+    statement: str
+    value: float
+    low: float
+    high: float
+    target: str
+    command: str
+    cost: Literal["fast", "long"]
+    device: str
+    date: str = field(default_factory=lambda: time.strftime("%Y-%m-%d", time.gmtime()))
+
+    def holds(self) -> bool:
+        """Whether the row meets its target; a row without one holds.
+
+        Raises:
+            BadInputError: the target is not of the form described above.
+        """
+        if not self.target:
+            return True
+        match = _TARGET.fullmatch(self.target)
+        if match is None:
+            raise BadInputError(
+                f"target {self.target!r} of claim {self.id} is malformed, expected such as '>= 0.93'."
+            )
+        end, comparison, bound = match.groups()
+        return bool(_COMPARE[comparison](getattr(self, end or "value"), float(bound)))
+
+
+def read(ledger: Path = LEDGER) -> list[Claim]:
+    """All rows, by id; none if there is no ledger yet."""
+    if not ledger.exists():
+        return []
+    return [Claim(**row) for row in json.loads(ledger.read_text(encoding="utf8"))]
+
+
+def record(claims: Sequence[Claim], ledger: Path = LEDGER) -> None:
+    """Put freshly measured rows into the ledger, in place of those with the same id."""
+    rows = {claim.id: claim for claim in [*read(ledger), *claims]}
+    text = json.dumps([asdict(rows[key]) for key in sorted(rows)], indent=1, ensure_ascii=False) + "\n"
+    write_whole(ledger, lambda part: part.write_text(text, encoding="utf8"))
+
+
+def recompute(costs: Sequence[str], ledger: Path = LEDGER) -> list[str]:
+    """Run the commands of all rows of these costs, each once; the sentences that say what failed.
+
+    A command must write every one of its rows anew: a row that it left alone counts as a failure.
+    """
+    before = [claim for claim in read(ledger) if claim.cost in costs]
+    failures = []
+    for command in dict.fromkeys(claim.command for claim in before):
+        print(f"$ {command}", flush=True)
+        rows = {claim.id for claim in before if claim.command == command}
+        _forget(rows, ledger)
+        status = subprocess.run(command, shell=True, cwd=ROOT, check=False).returncode  # noqa: S602
+        after = {claim.id: claim for claim in read(ledger)}
+        if status or rows - after.keys():
+            record([claim for claim in before if claim.id in rows - after.keys()], ledger)
+            failures.append(
+                f"`{command}` ended with status {status} and did not measure {sorted(rows - after.keys())}."
+            )
+        for claim in (after[key] for key in sorted(rows & after.keys())):
+            verdict = "holds" if claim.holds() else "FAILS"
+            print(f"{verdict}  {claim.id} = {claim.value:.4g} [{claim.low:.4g}, {claim.high:.4g}]  {claim.target}")
+            if not claim.holds():
+                failures.append(f"{claim.id} is {claim.value:.4g}, expected {claim.target}.")
+    return failures
+
+
+def _forget(ids: set[str], ledger: Path) -> None:
+    rows = [asdict(claim) for claim in read(ledger) if claim.id not in ids]
+    write_whole(
+        ledger, lambda part: part.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", "utf8")
+    )
+
+
+if __name__ == "__main__":
+    problems = recompute(sys.argv[1:] or ["fast"])
+    print("\n".join(problems) or "every claim holds")
+    sys.exit(1 if problems else 0)

@@ -1,0 +1,61 @@
+import json
+
+import altair as alt
+import pandas as pd
+import pytest
+import torch
+
+from kanlib import charts
+
+
+@pytest.fixture(autouse=True)
+def _enabled():
+    charts.enable()
+
+
+def drawn():
+    """One of each chart, by name."""
+    frame = pd.DataFrame({"a": [1.0, 2.0, 3.0], "b": [1.0, 10.0, 100.0], "c": ["u", "u", "v"]})
+    scores = pd.DataFrame({"surrogate": ["linear", "kan"], "example": [1, 1], "pearson": [0.4, 0.9]})
+    edges = pd.DataFrame({"input": ["i"], "node": ["h1"], "x": [0.0], "spline": [1.0], "closed form": [1.1]})
+    true = torch.linspace(-1, 1, 50)
+    return {
+        "line": charts.line(frame, x="a", y="b", log=True, describe="d"),
+        "lines": charts.lines(frame, x="a", y="b", color="c", describe="d"),
+        "paired": charts.paired(scores, "pearson", describe="d"),
+        "predicted": charts.predicted_against_true({"kan": true**3}, true, describe="d"),
+        "edges": charts.edges(edges, describe="d"),
+        "heat_map": charts.heat_map(torch.tensor([[0.0, -2.0], [-2.0, 0.0]]), ["p", "q"], title="L", describe="d"),
+        "bars": charts.bars({(0, 1): -1.0, (1,): 2.0}, ["p", "q"], title="L", describe="d"),
+    }
+
+
+@pytest.mark.parametrize("name", list(drawn()))
+def test_every_chart_is_valid_described_and_carries_its_data(name):
+    spec = drawn()[name].to_dict()  # Altair validates against the schema
+    assert "d" in (spec.get("description"), spec.get("layer", [{}])[0].get("description"))
+    assert next(iter(spec["datasets"].values()))
+
+
+def test_a_heat_map_is_symmetric_without_its_diagonal():
+    spec = charts.heat_map(torch.tensor([[5.0, 2.0], [2.0, 5.0]]), ["p", "q"], title="L", describe="d").to_dict()
+    (rows,) = spec["datasets"].values()
+    assert {(r["from"], r["to"]): r["L"] for r in rows} == {("p", "q"): 2.0, ("q", "p"): 2.0}
+
+
+def test_bars_name_subsets_and_tell_signs_apart():
+    spec = charts.bars({(0, 1): -1.0}, ["p", "q"], title="L", describe="d").to_dict()
+    (rows,) = spec["datasets"].values()
+    assert rows == [{"components": "p · q", "L": -1.0, "sign": "negative"}]
+
+
+def test_images_are_pictures_with_escaped_labels():
+    html = charts.images(torch.rand(2, 3, 8, 8), ["<one>", "two"]).data
+    assert html.count("data:image/png;base64,") == 2
+    assert 'alt="&lt;one&gt;"' in html
+
+
+def test_a_chart_leaves_a_notebook_as_data_without_script():
+    bundle = alt.renderers.get()(drawn()["line"].to_dict())
+    assert "text/html" not in bundle
+    json.dumps(bundle)

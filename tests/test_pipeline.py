@@ -1,0 +1,295 @@
+"""The whole project as its user runs it: snakemake, papermill and the book, in a copy with small parameters."""
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from kanlib import setups, store
+
+pytestmark = pytest.mark.slow
+
+NOTEBOOKS = sorted(path.stem for path in (store.ROOT / "notebooks").glob("*.ipynb"))
+SMALL = {
+    "training": {"image_size": 16, "n_train": 256, "epochs": 2},
+    "perturbation": {"n_examples": 2, "n_fit": 200, "n_validation": 50, "n_test": 50, "n_reference": 10},
+    "surrogate": {"hidden": [2], "grid": 3, "ridges": [1e-3], "restarts": 1, "iterations": 5, "n_bootstrap": 50},
+    "symbolic": {"max_degree": 4},
+}
+
+
+def run(project, *command):
+    """Run a command in a copy of the project, with the copy's kanlib."""
+    environment = os.environ | {
+        "PYTHONPATH": str(project),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+
+
+def snakemake(project, *targets, names="digits_resnet18"):
+    return run(project, "snakemake", *targets, "--cores", "2", "--config", f"setups={names}")
+
+
+def papermill_run(project, notebook, *parameters):
+    output = project / "out.ipynb"
+    result = run(project, "papermill", f"notebooks/{notebook}.ipynb", str(output), "-k", "python3", *parameters)
+    return result, output
+
+
+def hashes(project, name="digits_resnet18"):
+    files = sorted((project / "_artifacts" / name).glob("*"))
+    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files if ".run." not in f.name}
+
+
+def copied(target):
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],  # noqa: S607
+        cwd=store.ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        if (store.ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(store.ROOT / name, target / name)
+    default = target / "notebooks/setups/digits_resnet18.yaml"
+    whole = yaml.safe_load(default.read_text(encoding="utf8"))
+    for section, values in SMALL.items():
+        whole[section] |= values
+    default.write_text(yaml.safe_dump(whole), encoding="utf8")
+    return target
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A copy of the project in which the default setup is small and the book is built."""
+    copy = copied(tmp_path_factory.mktemp("project"))
+    result = snakemake(copy, "book")
+    assert result.returncode == 0, result.stdout + result.stderr
+    return copy
+
+
+@pytest.fixture
+def unharmed(project):
+    """The artifacts, of which every byte must be the same afterwards."""
+    before = hashes(project)
+    yield before
+    assert hashes(project) == before
+
+
+class Addresses(HTMLParser):
+    """What a page loads by itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if tag in {"script", "img", "iframe", "source", "video", "audio"}:
+            self.found.append(attrs.get("src"))
+        if tag == "link" and attrs.get("rel") not in {"canonical"}:
+            self.found.append(attrs.get("href"))
+
+
+def test_the_book_holds_every_notebook_with_its_figures(project):
+    for name in NOTEBOOKS:
+        page = (project / f"_build/html/setups/digits_resnet18/{name}.html").read_text(encoding="utf8")
+        assert 'class="vega-chart"' in page
+
+
+def test_no_page_loads_anything_from_another_host(project):
+    for page in (project / "_build/html").rglob("*.html"):
+        parser = Addresses()
+        parser.feed(page.read_text(encoding="utf8"))
+        assert [a for a in parser.found if a and re.match(r"(https?:)?//", a)] == [], page
+
+
+def test_numbers_on_the_front_page_are_the_notebooks(project):
+    scores = store.load(project / "_artifacts/digits_resnet18/scores.parquet").content
+    means = scores.groupby("surrogate")["pearson"].mean()
+    front = (project / "_build/html/index.html").read_text(encoding="utf8")
+    for name in ("linear", "kan"):
+        assert f"{means[name]:.2f}" in front
+
+
+def test_prose_has_no_typed_results():
+    """Decimals in prose come from glue; those of the paper itself are quoted in one place."""
+    for page in (store.ROOT / "book").glob("*.md"):
+        text = re.sub(
+            r"```.*?```|`[^`]*`|\{glue:text\}`[^`]*`", "", page.read_text(encoding="utf8"), flags=re.DOTALL
+        )
+        allowed = {"0.54", "0.06", "0.70", "0.04"} if page.name == "reading.md" else set()
+        assert set(re.findall(r"\d+\.\d+", text)) <= allowed, page.name
+
+
+def test_nothing_is_done_twice(project):
+    result = snakemake(project, "book")
+    assert result.returncode == 0
+    assert "Nothing to be done" in result.stdout + result.stderr
+
+
+def test_equal_runs_give_equal_bytes(project, tmp_path):
+    again = copied(tmp_path)
+    assert snakemake(again).returncode == 0
+    assert hashes(again) == hashes(project)
+    assert len(hashes(again)) == 6
+
+
+def test_artifacts_name_what_they_were_made_from(project):
+    folder = project / "_artifacts/digits_resnet18"
+    model, responses = (store.load(folder / f"{kind}.safetensors") for kind in ("model", "responses"))
+    assert responses.record["inputs"] == {"model": model.hash}
+    assert responses.record["parameters"]["n_fit"] == SMALL["perturbation"]["n_fit"]
+
+
+def test_a_changed_setup_reruns_what_depends_on_it_and_a_failure_keeps_what_was_there(project, unharmed):
+    setup = project / "notebooks/setups/digits_resnet18.yaml"
+    before = setup.read_text(encoding="utf8")
+    notebook = project / "book/setups/digits_resnet18/01_perturbation.ipynb"
+    shown = notebook.read_bytes()
+    try:
+        whole = yaml.safe_load(before)
+        whole["perturbation"]["components"] = ["nothing*"]
+        setup.write_text(yaml.safe_dump(whole), encoding="utf8")
+        result = snakemake(project)
+        assert result.returncode != 0
+        assert "components pattern nothing* matches no module" in result.stdout + result.stderr
+        assert notebook.read_bytes() == shown
+    finally:
+        setup.write_text(before, encoding="utf8")
+
+
+@pytest.mark.parametrize(
+    ("notebook", "parameters", "sentence"),
+    [
+        ("02_surrogate", ["-p", "gird", "8"], "parameter gird is unknown to surrogate; did you mean grid?"),
+        ("02_surrogate", ["-p", "grid", "many"], "grid is 'many'"),
+        ("01_perturbation", ["-p", "scale", "-1.0", "-p", "run", "x"], "scale is -1.0"),
+        ("00_training", ["-p", "setup", "digits_resnet81"], "did you mean digits_resnet18?"),
+        ("02_surrogate", ["-p", "grid", "8"], "set run to another name"),
+    ],
+)
+def test_bad_parameters_are_refused_with_one_sentence(project, unharmed, notebook, parameters, sentence):
+    result, _ = papermill_run(project, notebook, *parameters)
+    assert result.returncode != 0
+    assert sentence in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "damage", "notebook", "sentence"),
+    [
+        ("responses", "missing", "02_surrogate", "is missing; it is written by 01_perturbation"),
+        ("responses", "truncated", "02_surrogate", "cannot be read"),
+        ("model", "reshaped", "01_perturbation", "the weights hold (3,) at fc.bias, expected (10,)"),
+        ("model", "not finite", "01_perturbation", "expected a finite number"),
+    ],
+)
+def test_bad_artifacts_are_refused_with_one_sentence(project, unharmed, kind, damage, notebook, sentence):
+    run_folder = project / "_artifacts" / "damaged"
+    target = run_folder / f"{kind}.safetensors"
+    shutil.copytree(project / "_artifacts/digits_resnet18", run_folder)
+    parameters = ["-p", "run", "damaged"]
+    aside = []
+    try:
+        if damage == "missing":
+            target.unlink()
+            aside = [(project / f"_artifacts/digits_resnet18/{target.name}", project / "aside")]
+            for there, elsewhere in aside:
+                there.rename(elsewhere)
+        elif damage == "truncated":
+            target.write_bytes(target.read_bytes()[:1000])
+        else:
+            weights = load_file(target)
+            weights["fc.bias"] = torch.ones(3) if damage == "reshaped" else weights["fc.bias"] * torch.nan
+            record = store.load(target).record
+            store.save(target, weights, kind="model", parameters=record["parameters"], inputs={})
+            # Without a prediction no example is correct, so they are named.
+            parameters += ["-y", "examples: [0, 1]"]
+        result, _ = papermill_run(project, notebook, *parameters)
+        assert result.returncode != 0
+        assert sentence in result.stderr
+    finally:
+        for there, elsewhere in aside:
+            elsewhere.rename(there)
+        shutil.rmtree(run_folder)
+
+
+def test_an_unknown_setup_stops_before_anything_runs(project, unharmed):
+    result = snakemake(project, names="digits_resnet81")
+    assert result.returncode != 0
+    assert "did you mean digits_resnet18?" in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("name", ["digits_half_scale", "digits_one_image", "digits_resnet34"])
+def test_the_setups_of_the_book_run_as_printed(project, name):
+    shutil.copy(store.ROOT / f"tests/examples/{name}.yaml", project / "notebooks/setups")
+    result = snakemake(project, names=name)
+    assert result.returncode == 0, result.stdout + result.stderr
+    responses = store.load(project / f"_artifacts/{name}/responses.safetensors")
+    if name == "digits_half_scale":
+        assert 0.4 < responses["masks.fit"].std() < 0.6
+    if name == "digits_one_image":
+        assert responses["examples"].tolist() == [7]
+    if name == "digits_resnet34":
+        assert responses["masks.fit"].shape[1] == 16
+
+
+def test_several_setups_share_the_book(project):
+    (project / "notebooks/setups/second.yaml").write_text("extends: digits_resnet18\n", encoding="utf8")
+    result = snakemake(project, "_build/toc.yml", names="digits_resnet18 second")
+    assert result.returncode == 0, result.stderr
+    assert "setups/second/04_interactions" in (project / "_build/toc.yml").read_text(encoding="utf8")
+
+
+def test_the_commands_of_the_book_run_as_printed(project, unharmed):
+    for line in (store.ROOT / "tests/examples/variant.sh").read_text(encoding="utf8").splitlines():
+        result = run(project, *shlex.split(line))
+        assert result.returncode == 0, result.stderr
+    assert {"surrogates.safetensors", "scores.parquet", "symbolic.json"} <= hashes(project, "finer").keys()
+
+
+def test_the_library_example_of_the_book_runs_as_printed(project):
+    result = run(project, sys.executable, "tests/examples/library.py")
+    assert "torch.Size([2, 100])" in result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_parameters_are_the_schema(name):
+    """Names, types and comments of the ``parameters`` cell are those of the stage's fields."""
+    stage = setups.STAGES[name[3:]]
+    listed = papermill.inspect_notebook(store.ROOT / f"notebooks/{name}.ipynb")
+    assert listed.keys() == stage.model_fields.keys()
+    schema = stage.model_json_schema()["properties"]
+    kinds = {"integer": "int", "number": "float", "string": "str", "boolean": "bool", "array": "list"}
+    for parameter, shown in listed.items():
+        field = schema[parameter]
+        kind = next(part for part in field.get("anyOf", [field]) if part["type"] != "null")["type"]
+        assert shown["help"] == stage.model_fields[parameter].description
+        assert shown["inferred_type_name"].split("[")[0] == kinds[kind]
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_templates_hold_no_outputs(name):
+    notebook = nbformat.read(store.ROOT / f"notebooks/{name}.ipynb", as_version=4)
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
+
+
+def test_executed_notebooks_name_no_path_of_the_machine(project):
+    for notebook in (project / "book/setups/digits_resnet18").glob("*.ipynb"):
+        assert str(project) not in json.dumps(json.loads(notebook.read_text(encoding="utf8")))
