@@ -18,15 +18,17 @@ help: ## list the targets
 install: $(INSTALLED) ## make .venv and install the pinned packages into it
 
 $(INSTALLED): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "$(PYTHON) is not Python 3.11 to 3.13; say which one is: make PYTHON=python3.12"; exit 1; }
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[book,paper,dev]'
+	.venv/bin/python -m pip install --disable-pip-version-check -c requirements.lock -e '.[book,paper,dev]'
 	touch $@
 
 book: $(INSTALLED) ## run SETUPS (default digits_resnet18) and build the book
 	$(SNAKEMAKE)
 	@echo "The book is built: open file://$(CURDIR)/_build/html/index.html, or run make serve"
 
-serve: ## show the built book on http://localhost:PORT (default 8000)
+serve: $(INSTALLED) ## show the built book on http://localhost:PORT (default 8000)
 	python -m http.server --bind localhost --directory _build/html $(PORT)
 
 check: $(INSTALLED) ## ruff and the unit tests
@@ -49,7 +51,8 @@ claims-all: $(INSTALLED) ## the long ones too
 	python -m kanlib.claims fast long
 
 lock: ## pin what pyproject.toml asks for, for every supported Python and platform (needs uv)
-	uv pip compile pyproject.toml --all-extras --universal --quiet --output-file requirements.lock
+	uv pip compile pyproject.toml --all-extras --universal --quiet --custom-compile-command "make lock" \
+		--output-file requirements.lock
 
 clean: ## remove what was built and computed, but not .venv
 	rm -rf _build _artifacts .snakemake book/setups

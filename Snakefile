@@ -7,7 +7,9 @@ import yaml
 from kanlib import setups, store
 
 SETUPS = config.get("setups", "digits_resnet18").split()
-SECTIONS = {setup: setups.read(setup) for setup in SETUPS}  # refuses a bad setup before anything runs
+NOT_SOURCES = {"setups", "__pycache__", ".ipynb_checkpoints"}
+for setup in SETUPS:
+    setups.read(setup)  # refuses a bad setup before anything runs
 
 # What each notebook reads and writes, and which modules its result depends on.
 STAGES = {
@@ -24,7 +26,7 @@ STAGES = {
     "04_interactions": dict(
         reads=["model", "responses", "symbolic"],
         writes=["interactions"],
-        modules=["models", "components", "perturbation", "symbolic", "interactions"],
+        modules=["models", "components", "perturbation", "metrics", "symbolic", "interactions"],
     ),
 }
 
@@ -85,7 +87,7 @@ rule toc:
 rule book:
     input:
         rules.all.input,
-        [str(file) for file in Path("book").rglob("*.*") if "setups" not in file.parts and file.is_file()],
+        [str(f) for f in Path("book").rglob("*.*") if f.is_file() and not NOT_SOURCES & set(f.parts)],
         [str(file) for file in Path("kanlib").glob("*.py")],
         "_config.yml",
         "data/claims.json",
@@ -98,6 +100,6 @@ rule book:
     # pages anew: those that paste another page's numbers are not rebuilt when the numbers change.
     shell:
         "rm -rf _build/next"
-        " && jupyter-book build book --config _config.yml --toc $PWD/{input.toc} --path-output _build/next"
-        " --all -W --keep-going -q"
+        " && jupyter-book build book --config _config.yml --toc \"$PWD/{input.toc}\" --path-output _build/next"
+        " --all -W --keep-going -q > /dev/null"
         " && rm -rf _build/html && mv _build/next/_build/html _build/html && rm -rf _build/next"

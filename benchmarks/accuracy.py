@@ -1,4 +1,4 @@
-"""Claims on the test Pearson of every surrogate of a setup, from the artifacts of its run."""
+"""Claims on a setup, from its artifacts: accuracy of the classifier, test Pearson of every surrogate."""
 
 import sys
 
@@ -7,9 +7,10 @@ import torch
 from kanlib import claims, metrics
 from kanlib.kan import KAN
 from kanlib.setups import Surrogate, generator
+from kanlib.surrogates import Linear
 from kanlib.symbolic import SymbolicKAN
 
-TARGETS = {"digits_resnet18": {"kan": ">= 0.93", "symbolic": ">= 0.90"}}
+TARGETS = {"digits_resnet18": {"accuracy": ">= 0.98", "kan": ">= 0.93", "symbolic": ">= 0.90"}}
 NAMES = {"linear": "COAR", "kan": "the KAN", "symbolic": "the symbolic surrogate"}
 
 
@@ -19,15 +20,32 @@ def main(setup: str) -> None:
     fitted = p.load("surrogates", responses=recorded)
     closed = p.load("symbolic", responses=recorded, surrogates=fitted)
     masks, true = recorded["masks.test"], recorded["responses.test"]
+    linear = Linear(p)
+    linear.weights, linear.bias = fitted["linear.weights"], fitted["linear.bias"]
     predicted = {
-        "linear": fitted["linear.weights"] @ masks.double().T + fitted["linear.bias"][:, None],
+        "linear": linear.predict(masks),
         "kan": KAN.from_tensors(fitted.part("kan."))(masks),
         "symbolic": torch.stack([SymbolicKAN.from_json(value)(masks) for value in closed.content]),
     }
     draws = metrics.bootstrap_pearson(
         torch.stack([v.double() for v in predicted.values()]), true, p.n_bootstrap, generator(p.seed, "bootstrap")
     )
-    rows = []
+    command = f"snakemake --quiet all --cores 2 --config setups={setup} && python benchmarks/accuracy.py {setup}"
+    device = f"{recorded.record['device']}, {p.threads} threads"
+    accuracy = p.load("model").record["accuracy"]
+    rows = [
+        claims.Claim(
+            id=f"{setup}.accuracy",
+            statement=f"Test accuracy of the classifier of {setup}",
+            value=accuracy,
+            low=accuracy,
+            high=accuracy,
+            target=TARGETS.get(setup, {}).get("accuracy", ""),
+            command=command,
+            cost="fast",
+            device=device,
+        )
+    ]
     for name, samples in zip(predicted, draws, strict=True):
         low, high = metrics.interval(samples)
         rows.append(
@@ -39,10 +57,9 @@ def main(setup: str) -> None:
                 low=low,
                 high=high,
                 target=TARGETS.get(setup, {}).get(name, ""),
-                command=f"snakemake --quiet all --cores 2 --config setups={setup} && "
-                f"python benchmarks/accuracy.py {setup}",
+                command=command,
                 cost="fast",
-                device="2 CPU cores",
+                device=device,
             )
         )
     claims.record(rows)

@@ -18,6 +18,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from kanlib.interactions import Subset
+from kanlib.metrics import TITLES
 
 # Okabe and Ito's palette, which stays apart under the common colour blindnesses. Its black, invisible on a
 # dark page, is a grey here; its yellow, faint on a white one, comes last.
@@ -143,13 +144,14 @@ def paired(scores: pd.DataFrame, metric: str, *, describe: str) -> alt.Chart:
         metric: the column to draw.
         describe: see above.
     """
-    base = alt.Chart(scores, description=describe).encode(
+    titled = scores.assign(surrogate=scores["surrogate"].replace(TITLES))
+    base = alt.Chart(titled, description=describe).encode(
         alt.X("surrogate:N", sort=None, title=None, axis=alt.Axis(labelAngle=0)),
-        alt.Y(metric, type="quantitative", title=f"test {metric}"),
-        alt.Color("example:N", sort=None),
+        alt.Y(metric, type="quantitative", title=f"test {TITLES[metric]}"),
+        alt.Detail("example:N"),
         tooltip=["example:N", "surrogate:N", alt.Tooltip(metric, type="quantitative", format=".3f")],
     )
-    return (base.mark_line(opacity=0.5) + base.mark_point(filled=True, size=60)).properties(
+    return (base.mark_line(opacity=0.4) + base.mark_point(filled=True, size=50, opacity=0.7)).properties(
         width="container", height=300
     )
 
@@ -162,7 +164,10 @@ def predicted_against_true(predicted: Mapping[str, Tensor], true: Tensor, *, des
     low, high = (float(v) for v in np.quantile(true.numpy(), [0.005, 0.995]))
     scale = alt.Scale(domain=[low, high], clamp=True, nice=False)
     frame = pd.concat(
-        [pd.DataFrame({"surrogate": k, "true": true, "predicted": v.to(true)}) for k, v in predicted.items()]
+        [
+            pd.DataFrame({"surrogate": TITLES.get(k, k), "true": true, "predicted": v.to(true)})
+            for k, v in predicted.items()
+        ]
     ).round(3)
     dots = (
         alt.Chart(frame)
@@ -181,7 +186,7 @@ def predicted_against_true(predicted: Mapping[str, Tensor], true: Tensor, *, des
     )
     return (
         (dots + diagonal)
-        .facet(column=alt.Column("surrogate:N", sort=None, title=None))
+        .facet(column=alt.Column("surrogate:N", sort=[TITLES.get(k, k) for k in predicted], title=None))
         .properties(description=describe)
     )
 
@@ -198,7 +203,7 @@ def edges(frame: pd.DataFrame, *, describe: str) -> alt.Chart:
             alt.Color("edge function:N", sort=None),
             alt.StrokeDash("edge function:N", sort=None),
         )
-        .properties(width=70, height=50)
+        .properties(width=52, height=46)
         .facet(row=alt.Row("node:N", sort=None), column=alt.Column("input:N", sort=None), spacing=6)
         .resolve_scale(x="independent", y="shared")
         .properties(description=describe)
@@ -240,7 +245,7 @@ def bars(values: Mapping[Subset, float], names: Sequence[str], *, title: str, de
         .encode(
             alt.X(title, type="quantitative"),
             alt.Y("components:N", sort=None, title=None, axis=alt.Axis(labelLimit=300)),
-            alt.Color("sign:N", legend=None),
+            alt.Color("sign:N", legend=None, scale=alt.Scale(domain=["positive", "negative"])),
             tooltip=["components:N", alt.Tooltip(title, type="quantitative", format=".3g")],
         )
         .properties(width="container", height=24 * len(frame))

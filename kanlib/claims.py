@@ -1,4 +1,4 @@
-"""The ledger of claims: every number that README or book quotes, with its target and the command that gives it.
+"""The ledger of claims: every number that README or book promises, with its target and the command that gives it.
 
 ``data/claims.json`` is a list of rows, written only by the code that measured them (:func:`record`).
 ``python -m kanlib.claims fast`` runs the commands of the fast rows again and fails where a target no longer
@@ -20,8 +20,9 @@ from kanlib.errors import BadInputError
 from kanlib.store import ROOT, write_whole
 
 LEDGER = ROOT / "data" / "claims.json"
+COSTS = ("fast", "long")
 _COMPARE = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt, "==": operator.eq}
-_TARGET = re.compile(r"(?:(value|low|high) )?(>=|<=|==|>|<) (-?[\d.e-]+)")
+_TARGET = re.compile(r"(?:(value|low|high) )?(>=|<=|==|>|<) (-?[\d.]+(?:e[+-]?\d+)?)")
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,10 @@ def read(ledger: Path = LEDGER) -> list[Claim]:
     """All rows, by id; none if there is no ledger yet."""
     if not ledger.exists():
         return []
-    return [Claim(**row) for row in json.loads(ledger.read_text(encoding="utf8"))]
+    try:
+        return [Claim(**row) for row in json.loads(ledger.read_text(encoding="utf8"))]
+    except (ValueError, TypeError) as error:
+        raise BadInputError(f"{ledger.name} is damaged ({error}); restore it from git.") from error
 
 
 def record(claims: Sequence[Claim], ledger: Path = LEDGER) -> None:
@@ -85,16 +89,25 @@ def recompute(costs: Sequence[str], ledger: Path = LEDGER) -> list[str]:
 
     A command must write every one of its rows anew: a row that it left alone counts as a failure.
     """
+    for cost in costs:
+        if cost not in COSTS:
+            raise BadInputError(f"cost {cost} is unknown, expected {' or '.join(COSTS)}; correct the command.")
     before = [claim for claim in read(ledger) if claim.cost in costs]
+    if not before:
+        raise BadInputError(
+            f"{ledger.name} holds no row of cost {' or '.join(costs)}; run a script of benchmarks/."
+        )
     failures = []
     for command in dict.fromkeys(claim.command for claim in before):
         print(f"$ {command}", flush=True)
         rows = {claim.id for claim in before if claim.command == command}
         _forget(rows, ledger)
-        status = subprocess.run(command, shell=True, cwd=ROOT, check=False).returncode  # noqa: S602
-        after = {claim.id: claim for claim in read(ledger)}
-        if status or rows - after.keys():
+        try:
+            status = subprocess.run(command, shell=True, cwd=ROOT, check=False).returncode  # noqa: S602
+        finally:
+            after = {claim.id: claim for claim in read(ledger)}
             record([claim for claim in before if claim.id in rows - after.keys()], ledger)
+        if status or rows - after.keys():
             failures.append(
                 f"`{command}` ended with status {status} and did not measure {sorted(rows - after.keys())}."
             )
@@ -114,6 +127,9 @@ def _forget(ids: set[str], ledger: Path) -> None:
 
 
 if __name__ == "__main__":
-    problems = recompute(sys.argv[1:] or ["fast"])
+    try:
+        problems = recompute(sys.argv[1:] or ["fast"])
+    except BadInputError as error:
+        problems = [str(error)]
     print("\n".join(problems) or "every claim holds")
     sys.exit(1 if problems else 0)

@@ -127,8 +127,18 @@ class Gates:
                 f"component {name} changes the shape of its input, so it has no branch to gate; "
                 "set gate_site to output."
             )
+        if x.data_ptr() == y.data_ptr():
+            raise BadInputError(
+                f"component {name} hands its input on or changes it in place, so it has no branch to gate; "
+                "set gate_site to output."
+            )
         return y if self._masks is None else y + self._column(j, y) * (y - x)
 
     def _column(self, j: int, like: Tensor) -> Tensor:
+        if j in self._answered:
+            raise BadInputError(
+                f"component {self._names[j]} runs more than once in a forward pass, so that it would be "
+                "scaled more than once; leave it out."
+            )
         self._answered.add(j)
         return self._masks[:, j].to(like.dtype).view(-1, *[1] * (like.ndim - 1))

@@ -27,7 +27,7 @@ def subsets(m: int, max_order: int) -> list[Subset]:
     """All subsets of ``{0, …, m − 1}`` of size 1 to ``max_order``, by size, then in lexicographic order.
 
     Raises:
-        BadInputError: ``max_order`` is not between 1 and ``m``.
+        BadInputError: ``max_order`` is not between 1 and ``min(m, 4)``.
     """
     if not 1 <= max_order <= min(m, 4):
         raise BadInputError(

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from kanlib.errors import BadInputError
 from kanlib.setups import generator
 
-_MARGIN = 0.05  # a hidden grid covers the activations it was laid over and this much more on each side
+_MARGIN = 0.05  # a grid covers the inputs it was laid over and this much more on each side
 _REGRID = 5  # Levenberg–Marquardt steps between two looks at the hidden activations
 
 
@@ -149,7 +149,7 @@ def fit(
 ) -> Fit:
     """Minimise equation 2, ``mean_i (g(σ_i; θ) − y_i)² / var(y) + ridge·‖θ‖²``, for every example at once.
 
-    Levenberg–Marquardt with damping, acceptance and stopping per fit. Every fit keeps the step with the
+    Levenberg–Marquardt with a damping and acceptance of its own for each fit. Every fit keeps the step with the
     lowest validation error; for every example the best of all ridges and restarts on validation is kept.
     Hidden grids follow the activations. Memory is bounded by
     2²⁴ Jacobian entries at a time (64 MB in fp32, some thrice that with temporaries) or one fit's, whatever E.
@@ -182,7 +182,7 @@ def fit(
     deviation = y.std(1)
     for e in (~(deviation > 0) | ~y_validation.isfinite().all(1)).nonzero().flatten().tolist():
         raise BadInputError(
-            f"responses of example {e} are constant or not finite, so there is nothing to fit; leave it out."
+            f"responses of example {e + 1} are constant or not finite, so there is nothing to fit; leave it out."
         )
     mean = y.mean(1)
     candidates = [(e, ridge, r) for e in range(len(y)) for ridge in ridges for r in range(restarts)]

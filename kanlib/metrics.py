@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import rankdata
@@ -13,6 +14,18 @@ def _centred(v: Tensor) -> Tensor:
     # The mean of equal numbers may differ from them by rounding; less their first one they are exactly 0.
     v = v - v[..., :1]
     return v - v.mean(-1, keepdim=True)
+
+
+#: What surrogates and metrics are called in tables and charts.
+TITLES = {
+    "linear": "COAR (linear)",
+    "kan": "KAN",
+    "symbolic": "symbolic",
+    "pearson": "Pearson",
+    "spearman": "Spearman",
+    "mse": "MSE",
+    "normalised_mse": "normalised MSE",
+}
 
 
 def pearson(predicted: Tensor, true: Tensor) -> Tensor:
@@ -56,10 +69,16 @@ def scores(predicted: Mapping[str, Tensor], true: Tensor) -> pd.DataFrame:
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean ± standard deviation over examples of what :func:`scores` returned, as text to read."""
+    """Mean ± standard deviation over examples of what :func:`scores` returned, as text; no ± for one example."""
     grouped = table.groupby("surrogate", sort=False)[list(METRICS)]
-    text = grouped.mean().map("{:.3g}".format) + " ± " + grouped.std().fillna(0).map("{:.2g}".format)
-    return text.rename(columns=lambda name: name.replace("_", " "))
+    text = grouped.mean().map(_digits, digits=3)
+    if table["example"].nunique() > 1:
+        text += " ± " + grouped.std().map(_digits, digits=2)
+    return text.rename(columns=TITLES, index=TITLES)
+
+
+def _digits(value: float, digits: int) -> str:
+    return np.format_float_positional(value, digits, unique=False, fractional=False, trim="-")
 
 
 def bootstrap_pearson(predicted: Tensor, true: Tensor, n: int, source: torch.Generator) -> Tensor:

@@ -87,7 +87,7 @@ def with_weights(model: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
     """``model`` in evaluation mode with these weights.
 
     Raises:
-        BadInputError: a key is missing, left over, or of another shape; the first one is named.
+        BadInputError: a key is missing, left over, of another shape or not finite; the first one is named.
     """
     expected = model.state_dict()
     for key in [*expected, *weights]:
@@ -97,6 +97,8 @@ def with_weights(model: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
             raise BadInputError(
                 f"the weights hold {have} at {key}, expected {want}; were they trained for this architecture?"
             )
+        if not weights[key].isfinite().all():
+            raise BadInputError(f"the weights at {key} are not all finite; train the model again.")
     model.load_state_dict(weights)
     return model.eval()
 
@@ -131,4 +133,8 @@ def device(name: str) -> torch.device:
         name = next(kind for kind, present in there.items() if present)
     if not there[name]:
         raise BadInputError(f"device {name} is not available here, expected auto, cpu or one that is; set device.")
+    if name == "cuda":
+        # fp32 as it is recorded, and the same bits every time.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     return torch.device(name)

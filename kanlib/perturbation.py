@@ -68,10 +68,10 @@ def named_examples(positions: Sequence[int], n_test: int) -> Tensor:
     """``positions`` in the test split as a tensor.
 
     Raises:
-        BadInputError: one lies beyond the split of ``n_test`` examples.
+        BadInputError: one occurs twice or lies beyond the split of ``n_test`` examples.
     """
-    if max(positions) >= n_test:
-        raise BadInputError(f"examples holds {max(positions)}, expected positions from 0 to {n_test - 1}.")
+    if max(positions) >= n_test or len(set(positions)) < len(positions):
+        raise BadInputError(f"examples is {list(positions)}, expected different positions from 0 to {n_test - 1}.")
     return torch.tensor(positions)
 
 
@@ -126,7 +126,7 @@ def responses(
     if not out.isfinite().all():
         e, i = (~out.isfinite()).nonzero()[0].tolist()
         raise BadInputError(
-            f"the response of example {e} to mask {i} is {out[e, i]}, expected a finite number; "
+            f"the response of example {e + 1} to mask {i + 1} is {out[e, i]}, expected a finite number; "
             "check the model's weights, or lower scale."
         )
     return out, clean

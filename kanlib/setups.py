@@ -35,7 +35,7 @@ class Stage(BaseModel):
     section: ClassVar[str]
 
     setup: str = Field("digits_resnet18", description="a file in notebooks/setups; gives what is None here")
-    run: str | None = Field(
+    run: Annotated[str, Field(pattern=r"^[\w.+-]*\w$")] | None = Field(
         None, description="name of a variant, whose artifacts are kept apart; None: the setup itself"
     )
     seed: Count = Field(0, description="the one seed; every generator derives from it")
@@ -52,10 +52,13 @@ class Stage(BaseModel):
             BadInputError: unknown setup or parameter, wrong type, value out of range; or values that differ
                 from the setup's without a ``run`` of their own, which would overwrite the setup's artifacts.
         """
+        again = any(isinstance(value, Stage) for value in namespace.values())
         given = {
             name: value
             for name, value in namespace.items()
             if not (name.startswith("_") or name in _IPYTHON or isinstance(value, ModuleType) or callable(value))
+            # In a live notebook whose cells ran before, whatever else they assigned is no parameter.
+            and (name in cls.model_fields or not again)
         }
         setup = given.get("setup", cls.model_fields["setup"].default)
         stage, as_in_file = cls.from_setup(setup, given), cls.from_setup(setup)
@@ -68,6 +71,10 @@ class Stage(BaseModel):
             raise BadInputError(
                 f"{changed[0]} differs from setup {setup}, whose artifacts would be overwritten; "
                 "set run to another name for this variant."
+            )
+        if stage._folder != stage._setup_folder and stage.run in names():
+            raise BadInputError(
+                f"run {stage.run} is the name of a setup, whose artifacts would be lost; choose another name."
             )
         torch.set_num_threads(stage.threads)
         return stage
@@ -98,7 +105,7 @@ class Stage(BaseModel):
         for name, expected in inputs.items():
             if artifact.record["inputs"].get(name) != expected.hash:
                 raise BadInputError(
-                    f"the {kind} of run {self._folder} were made from other {name} than are there now; "
+                    f"the artifact {kind} of run {self._folder} was not made from the {name} that are there now; "
                     f"run {store.WRITTEN_BY[kind]} again."
                 )
         return artifact
@@ -136,10 +143,10 @@ class Training(Stage):
     image_size: Positive = Field(32, description="side to which images are resized, in pixels")
     architecture: str = Field("torchvision/resnet18", description="torchvision/<name of a classifier>")
     small_images: bool = Field(True, description="3×3 stem and no max-pool (residual networks only)")
-    epochs: Positive = Field(5, description="passes over the training split")
-    batch_size: Positive = Field(64, description="images a step")
+    epochs: Positive = Field(6, description="passes over the training split")
+    batch_size: Positive = Field(32, description="images a step")
     learning_rate: float = Field(0.05, gt=0, description="peak of the one-cycle schedule of SGD")
-    weight_decay: float = Field(5e-4, ge=0, description="of SGD with Nesterov momentum 0.9")
+    weight_decay: float = Field(5e-4, ge=0, description="of SGD with Nesterov momentum")
     precision: Literal["bf16", "fp32"] = Field(
         "bf16", description="of the training steps: bf16 (autocast) or fp32"
     )
@@ -184,9 +191,9 @@ class Surrogate(Stage):
     grid: Positive = Field(5, description="intervals of each edge's spline")
     spline_order: Literal[3, 5] = Field(3, description="order k of the spline: 3 or 5")
     ridges: list[Annotated[float, Field(ge=0)]] = Field(
-        [1e-5, 1e-4], min_length=1, description="L2 penalties to choose from on validation"
+        [1e-6, 1e-5, 1e-4], min_length=1, description="L2 penalties to choose from on validation"
     )
-    restarts: Positive = Field(3, description="random starts, the best on validation is kept")
+    restarts: Positive = Field(2, description="random starts, the best on validation is kept")
     iterations: Positive = Field(60, description="Levenberg-Marquardt steps at most")
     n_bootstrap: Positive = Field(2000, description="resamples of examples and masks behind each interval")
 
@@ -250,6 +257,10 @@ def read(setup: str, _extended: tuple[str, ...] = ()) -> dict[str, Any]:
     file = Path(setup) if setup.endswith(".yaml") else FOLDER / f"{setup}.yaml"
     if not file.is_file():
         raise BadInputError(_unknown("setup", setup, names(), "notebooks/setups"))
+    if file.stem in names() and file.resolve() != (FOLDER / f"{file.stem}.yaml").resolve():
+        raise BadInputError(
+            f"setup {setup} has the name of one in notebooks/setups, as would its results; rename it."
+        )
     try:
         whole = yaml.load(file.read_text(encoding="utf8"), _Loader) or {}  # noqa: S506 (it is a SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -2,7 +2,7 @@
 
 An artifact is a ``.safetensors`` file (arrays), a ``.parquet`` file (a table) or a ``.json`` file
 (expressions). Each carries a *record*: its kind, the parameters and the hashes of the inputs that
-determine it, and the hash of kanlib's source. Equal runs give equal bytes. A file is written whole under
+determine it, and the version of the code. Equal runs give equal bytes. A file is written whole under
 a temporary name and then renamed, so a reader never meets half of one and a failed run harms nothing.
 """
 
@@ -79,7 +79,20 @@ def save(
     reader needs to know, such as the names of the components. The sidecar
     ``<target>.run.json`` holds what merely happened: date, seconds since kanlib was imported, versions.
     """
-    record = {"kind": kind, "parameters": dict(parameters), "inputs": dict(inputs), "code": code_hash(), **more}
+    for key, value in content.items() if target.suffix == ".safetensors" else ():
+        if not value.isfinite().all():
+            raise BadInputError(
+                f"{key} of the {kind} is not finite and was not saved, so that what was there before stays; "
+                f"look for the cause in {WRITTEN_BY.get(kind, 'its notebook')}."
+            )
+    record = {
+        "kind": kind,
+        "parameters": dict(parameters),
+        "inputs": dict(inputs),
+        "code": code_hash(),
+        "torch": torch.__version__,
+        **more,
+    }
     text = json.dumps(record, sort_keys=True, ensure_ascii=False)
     writers: dict[str, Callable[[Path], object]] = {
         # One metadata key only: safetensors orders several by a random hash.
@@ -139,10 +152,14 @@ def write_whole(target: Path, write: Callable[[Path], object]) -> None:
 
 @cache
 def code_hash() -> str:
-    """SHA-256 over kanlib's own source files, in name order: the code version that a record carries."""
+    """SHA-256 over the sources of kanlib's modules and of the notebooks' code cells: a record's code version."""
     digest = hashlib.sha256()
     for module in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(module.name.encode() + b"\0" + module.read_bytes() + b"\0")
+    for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = json.loads(notebook.read_text(encoding="utf8"))["cells"]
+        code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        digest.update(notebook.name.encode() + b"\0" + "\0".join(code).encode())
     return digest.hexdigest()
 
 
@@ -153,7 +170,7 @@ def _circumstances() -> dict:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_initialized() else platform.machine(),
     }
 
 

@@ -1,6 +1,7 @@
 """Surrogates behind one face: ``fit`` on one split and choose on another, then ``predict``.
 
-To add one, write a class with these two methods and put it in :data:`SURROGATES`.
+To add one, write a class like :class:`Linear` and put it in :data:`SURROGATES`: 02_surrogate fits, scores, draws
+and stores whatever is there.
 """
 
 from dataclasses import dataclass, field
@@ -31,6 +32,9 @@ class Surrogate(Protocol):
     def predict(self, masks: Tensor) -> Tensor:
         """``g(σ)`` ``[E, N]`` at masks ``[N, m]``."""
 
+    def to_tensors(self) -> dict[str, Tensor]:
+        """What was fitted, as arrays for the artifact."""
+
 
 @dataclass
 class Linear:
@@ -52,6 +56,10 @@ class Linear:
     def predict(self, masks: Tensor) -> Tensor:
         """``w·σ + b``, ``[E, N]`` (fp64)."""
         return self.weights @ masks.double().T + self.bias[:, None]
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """``weights`` and ``bias``."""
+        return {"weights": self.weights, "bias": self.bias}
 
 
 @dataclass
@@ -81,6 +89,10 @@ class Kan:
     def predict(self, masks: Tensor) -> Tensor:
         """``g(σ)``, ``[E, N]``."""
         return self.chosen.kan(masks)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """The KANs, as :meth:`kanlib.kan.KAN.to_tensors` gives them."""
+        return self.chosen.kan.to_tensors()
 
 
 #: Name → class, called with the ``surrogate`` section of a setup.

@@ -8,12 +8,13 @@ asked R² is taken, else the best one. Deterministic. The error is weighted by w
 import ast
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import sympy
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from kanlib.errors import BadInputError
 from kanlib.kan import KAN
@@ -167,8 +168,12 @@ def symbolize(x: Tensor, y: Tensor, weights: Tensor, *, r2: float, max_degree: i
         )
     middle, half = (x[:, -1] + x[:, 0]) / 2, (x[:, -1] - x[:, 0]) / 2
     u = torch.linspace(-1, 1, x.shape[1], dtype=torch.float64)
-    candidates = [_polynomials(u, y, weights, middle, half, degree) for degree in range(max_degree + 1)]
-    candidates += [_wrapped(name, u, y, weights, middle, half) for name in LIBRARY]
+    families = [partial(_polynomials, degree) for degree in range(max_degree + 1)]
+    families += [partial(_wrapped, name) for name in LIBRARY]
+    candidates = [
+        family(u, y, weights, middle, half)
+        for family in tqdm(families, "closed forms", unit="family", mininterval=1)
+    ]
     best = []
     for edge in range(len(y)):
         scores = [(float(score[edge]), build) for score, build in candidates]
@@ -257,7 +262,7 @@ def _r2(residual: Tensor, y: Tensor, weights: Tensor) -> Tensor:
     )
 
 
-def _polynomials(u, y, weights, middle, half, degree):
+def _polynomials(degree, u, y, weights, middle, half):
     powers = torch.from_numpy(np.polynomial.chebyshev.chebvander(u.numpy(), degree))
     root = weights.sqrt()
     solution = torch.linalg.lstsq(root[..., None] * powers, (root * y)[..., None]).solution[..., 0]

@@ -57,7 +57,8 @@ def test_recompute_takes_only_the_costs_asked_for_and_reports_a_missed_target(tm
     ledger, fresh = tmp_path / "claims.json", tmp_path / "fresh.json"
     claims.record([claim("a", 0.1, target=">= 0.5")], fresh)
     claims.record([claim("a", target=">= 0.5", command=f"cp {fresh} {ledger}")], ledger)
-    assert claims.recompute(["long"], ledger) == []
+    with pytest.raises(BadInputError, match="no row of cost long"):
+        claims.recompute(["long"], ledger)
     assert "a is 0.1, expected >= 0.5." in claims.recompute(["fast"], ledger)[0]
 
 
@@ -67,3 +68,12 @@ def test_the_ledger_has_the_fields_it_promises_and_every_claim_holds():
     assert rows
     assert all(set(row) == fields for row in rows)
     assert [c.id for c in claims.read() if not c.holds()] == []
+
+
+def test_an_unknown_cost_or_a_damaged_ledger_is_refused(tmp_path):
+    ledger = tmp_path / "claims.json"
+    ledger.write_text("[{", encoding="utf8")
+    with pytest.raises(BadInputError, match="cost sloww is unknown"):
+        claims.recompute(["sloww"], ledger)
+    with pytest.raises(BadInputError, match="is damaged"):
+        claims.read(ledger)

@@ -237,3 +237,18 @@ def test_a_component_that_never_runs_is_refused():
         pytest.raises(BadInputError, match="idle does not run"),
     ):
         gates(torch.zeros(1, 3), torch.zeros(1, 2))
+
+
+def test_a_component_that_runs_twice_is_refused(resnet, images):
+    with (
+        gated(resnet, ["layer1.0.relu"], "output") as gates,
+        pytest.raises(BadInputError, match=r"layer1\.0\.relu runs more than once"),
+    ):
+        gates(images[:1], torch.zeros(1, 1))
+
+
+@pytest.mark.parametrize("name", ["relu", "maxpool"])
+def test_a_branch_needs_an_input_that_is_still_there(resnet, images, name):
+    resnet.maxpool = nn.Identity()
+    with gated(resnet, [name], "branch") as gates, pytest.raises(BadInputError, match="hands its input on"):
+        gates(images[:1], torch.zeros(1, 1))

@@ -318,7 +318,7 @@ def spoilt(where, value):
     ],
 )
 def test_responses_that_are_constant_or_not_finite_are_refused_by_example(where, value):
-    with pytest.raises(BadInputError, match="responses of example 1 are constant or not finite"):
+    with pytest.raises(BadInputError, match="responses of example 2 are constant or not finite"):
         kan.fit(*spoilt(where, value), **SMALL)
 
 

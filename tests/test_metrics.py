@@ -79,10 +79,16 @@ def test_scores_have_a_row_for_each_surrogate_and_example(pair):
 
 
 def test_the_summary_is_mean_and_deviation_over_examples():
-    table = pd.DataFrame({"surrogate": ["b", "b", "a"], **{name: [1.0, 3.0, 0.5] for name in metrics.METRICS}})
+    columns = {"surrogate": ["kan", "kan", "a", "a"], "example": [1, 2, 1, 2]}
+    table = pd.DataFrame(columns | {name: [1500.0, 3004.0, 0.5, 0.5] for name in metrics.METRICS})
     text = metrics.summary(table)
-    assert text.index.tolist() == ["b", "a"]
-    assert text["normalised mse"].tolist() == ["2 ± 1.4", "0.5 ± 0"]
+    assert text.index.tolist() == ["KAN", "a"]
+    assert text["normalised MSE"].tolist() == ["2250 ± 1100", "0.5 ± 0"]
+
+
+def test_the_summary_of_one_example_has_no_deviation():
+    table = pd.DataFrame({"surrogate": ["a"], "example": [1], **{name: [0.25] for name in metrics.METRICS}})
+    assert metrics.summary(table)["Pearson"].tolist() == ["0.25"]
 
 
 def test_the_bootstrap_resamples_masks_and_examples_as_a_naive_one():

@@ -123,8 +123,9 @@ def test_weights_are_loaded_and_the_model_evaluates():
         (lambda w: w.update(extra=torch.ones(2)), r"hold \(2,\) at extra, expected nothing"),
         (lambda w: w.update({"3.weight": torch.ones(3, 4)}), r"hold \(3, 4\) at 3\.weight, expected \(2, 4\)"),
         (lambda w: (w.pop("0.bias"), w.pop("3.bias")), r"at 0\.bias"),
+        (lambda w: w["3.bias"].fill_(torch.nan), r"weights at 3\.bias are not all finite"),
     ],
-    ids=["missing", "extra", "shape", "first"],
+    ids=["missing", "extra", "shape", "first", "finite"],
 )
 def test_weights_of_another_model_are_refused_by_the_first_key(change, sentence):
     weights = small().state_dict()

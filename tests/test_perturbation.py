@@ -88,9 +88,13 @@ def test_too_few_correct_examples_are_refused():
 
 
 def test_named_examples_are_taken_as_they_are():
-    assert named_examples([5, 0, 5], 6).tolist() == [5, 0, 5]
-    with pytest.raises(BadInputError, match=r"examples holds 6, expected positions from 0 to 5"):
-        named_examples([6, 1], 6)
+    assert named_examples([5, 0, 3], 6).tolist() == [5, 0, 3]
+
+
+@pytest.mark.parametrize("positions", [[6, 1], [2, 2]])
+def test_named_examples_beyond_the_split_or_named_twice_are_refused(positions):
+    with pytest.raises(BadInputError, match="expected different positions from 0 to 5"):
+        named_examples(positions, 6)
 
 
 def test_output_functions_are_what_they_say():
@@ -190,11 +194,11 @@ def test_responses_leave_the_model_without_gates(resnet, images, sigma):
 def test_weights_that_are_not_finite_are_refused(resnet, images, sigma):
     broken = copy.deepcopy(resnet)
     broken.fc.weight[3, 0] = torch.nan
-    with pytest.raises(BadInputError, match=r"response of example 0 to mask 0 is nan"):
+    with pytest.raises(BadInputError, match=r"response of example 1 to mask 1 is nan"):
         responses(broken, BLOCKS, images, LABELS, sigma, batch_size=4)
 
 
 def test_a_response_that_is_not_finite_is_refused_by_example_and_mask(resnet, images, sigma):
     sigma[4, 2] = torch.inf
-    with pytest.raises(BadInputError, match=r"response of example 0 to mask 4 is nan.* scale"):
+    with pytest.raises(BadInputError, match=r"response of example 1 to mask 5 is nan.* scale"):
         responses(resnet, BLOCKS, images, LABELS, sigma, batch_size=4)

@@ -197,7 +197,7 @@ def test_bad_parameters_are_refused_with_one_sentence(project, unharmed, noteboo
         ("responses", "missing", "02_surrogate", "is missing; it is written by 01_perturbation"),
         ("responses", "truncated", "02_surrogate", "cannot be read"),
         ("model", "reshaped", "01_perturbation", "the weights hold (3,) at fc.bias, expected (10,)"),
-        ("model", "not finite", "01_perturbation", "expected a finite number"),
+        ("model", "overflowing", "01_perturbation", "expected a finite number"),
     ],
 )
 def test_bad_artifacts_are_refused_with_one_sentence(project, unharmed, kind, damage, notebook, sentence):
@@ -216,10 +216,13 @@ def test_bad_artifacts_are_refused_with_one_sentence(project, unharmed, kind, da
             target.write_bytes(target.read_bytes()[:1000])
         else:
             weights = load_file(target)
-            weights["fc.bias"] = torch.ones(3) if damage == "reshaped" else weights["fc.bias"] * torch.nan
+            if damage == "reshaped":
+                weights["fc.bias"] = torch.ones(3)
+            else:
+                weights["fc.weight"] *= 1e38
             record = store.load(target).record
             store.save(target, weights, kind="model", parameters=record["parameters"], inputs={})
-            # Without a prediction no example is correct, so they are named.
+            # With useless logits few examples are correct, so they are named.
             parameters += ["-y", "examples: [0, 1]"]
         result, _ = papermill_run(project, notebook, *parameters)
         assert result.returncode != 0

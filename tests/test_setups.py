@@ -118,7 +118,9 @@ def test_an_artifact_made_from_other_inputs_is_refused(folder):
     stage.save("responses", {"y": torch.ones(2)})
     stage.save("surrogates", {"w": torch.ones(2)}, responses=stage.load("responses"))
     stage.save("responses", {"y": torch.zeros(2)})
-    with pytest.raises(BadInputError, match=r"surrogates of run small .* other responses .*run 02_surrogate"):
+    with pytest.raises(
+        BadInputError, match=r"surrogates of run small .* not made from the responses .*run 02_surrogate"
+    ):
         stage.load("surrogates", responses=stage.load("responses"))
 
 
@@ -242,3 +244,24 @@ def test_seed_and_purpose_each_give_another_stream(same_global_rng):
 def test_exponents_without_a_point_are_numbers(folder):
     (folder / "exponent.yaml").write_text("training: {weight_decay: 5e-4}\n", encoding="utf8")
     assert setups.Training.from_setup("exponent").weight_decay == 5e-4
+
+
+def test_the_name_of_a_setup_is_no_name_for_a_variant(folder):
+    (folder / "other.yaml").write_text("{}", encoding="utf8")
+    refused("other is the name of a setup", setups.Surrogate.from_notebook, {"setup": "small", "run": "other"})
+
+
+@pytest.mark.parametrize("run", ["../elsewhere", "a/b", "/tmp/x", ""])
+def test_a_run_is_a_name_and_no_path(folder, run):
+    refused("run is", setups.Surrogate.from_notebook, {"setup": "small", "run": run})
+
+
+def test_a_file_elsewhere_may_not_take_the_name_of_a_setup(folder, tmp_path_factory):
+    file = tmp_path_factory.mktemp("elsewhere") / "small.yaml"
+    file.write_text("{}", encoding="utf8")
+    refused("has the name of one", setups.read, str(file))
+
+
+def test_in_a_live_notebook_the_check_can_run_again(folder):
+    first = setups.Surrogate.from_notebook({"setup": "small"})
+    assert setups.Surrogate.from_notebook({"setup": "small", "p": first, "bar": 3}) == first

@@ -50,6 +50,7 @@ def test_the_record_is_inside_and_the_circumstances_beside(tmp_path, kind, conte
         "parameters": {"seed": 0, "ridges": [1e-5]},
         "inputs": {"model": "abc"},
         "code": store.code_hash(),
+        "torch": torch.__version__,
     }
     beside = json.loads(file.with_name(file.name + ".run.json").read_text(encoding="utf8"))
     assert {"date", "seconds", "torch"} <= beside.keys()
@@ -193,3 +194,11 @@ def test_the_target_is_untouched_until_the_writer_is_done(tmp_path):
 
     store.write_whole(target, write)
     assert target.read_text() == "new"
+
+
+def test_arrays_that_are_not_finite_are_not_saved_and_harm_nothing(tmp_path):
+    file = written(tmp_path, "responses", {"y": torch.ones(2)})
+    before = file.read_bytes()
+    with pytest.raises(BadInputError, match="y of the responses is not finite"):
+        written(tmp_path, "responses", {"y": torch.tensor([1.0, torch.nan])})
+    assert file.read_bytes() == before
