@@ -251,7 +251,7 @@ def test_the_name_of_a_setup_is_no_name_for_a_variant(folder):
     refused("other is the name of a setup", setups.Surrogate.from_notebook, {"setup": "small", "run": "other"})
 
 
-@pytest.mark.parametrize("run", ["../elsewhere", "a/b", "/tmp/x", ""])
+@pytest.mark.parametrize("run", ["../elsewhere", "a/b", "/x", ""])
 def test_a_run_is_a_name_and_no_path(folder, run):
     refused("run is", setups.Surrogate.from_notebook, {"setup": "small", "run": run})
 
