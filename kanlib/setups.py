@@ -36,7 +36,7 @@ class Stage(BaseModel):
 
     setup: str = Field("digits_resnet18", description="a file in notebooks/setups; gives what is None here")
     run: Annotated[str, Field(pattern=r"^[\w.+-]*\w$")] | None = Field(
-        None, description="name of a variant, whose artifacts are kept apart; None: the setup itself"
+        None, description="name of a variant, kept apart; None: the setup itself"
     )
     seed: Count = Field(0, description="the one seed; every generator derives from it")
     threads: Positive = Field(2, description="CPU threads; sums are split by it, so bits depend on it")
@@ -164,7 +164,7 @@ class Perturbation(Stage):
     )
     gate_site: Literal["branch", "output"] = Field("branch", description="what 1 + σ scales: branch or output")
     output_function: Literal["margin", "logit", "log_prob", "prob", "loss"] = Field(
-        "margin", description="scalar read from the logits: margin, logit, log_prob, prob or loss"
+        "margin", description="margin, logit, log_prob, prob or loss of the logits"
     )
     scale: float = Field(1.0, gt=0, description="s of σ ~ N(0, s² I)")
     example_set: Literal["reported", "development"] = Field(
@@ -212,7 +212,7 @@ class Interactions(Stage):
 
     section: ClassVar[str] = "interactions"
 
-    max_order: Positive = Field(3, le=4, description="highest order k of L_S, at most 4")
+    max_order: Positive = Field(3, ge=2, le=4, description="highest order k of L_S, from 2 to 4")
 
 
 class _Loader(yaml.SafeLoader):
