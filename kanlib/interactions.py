@@ -15,6 +15,7 @@ import numpy as np
 import sympy
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from kanlib.components import Site, gated
 from kanlib.errors import BadInputError
@@ -102,7 +103,8 @@ def local_derivatives(
     read = OUTPUT_FUNCTIONS[output_function]
     rows = []
     with gated(deepcopy(model).double(), components, site) as gates:
-        for example, label in zip(x.double().split(1), labels.split(1), strict=True):
+        pairs = list(zip(x.double().split(1), labels.split(1), strict=True))
+        for example, label in tqdm(pairs, "exact derivatives", unit="example", mininterval=1):
 
             def f(sigma: Tensor, example: Tensor = example, label: Tensor = label) -> Tensor:
                 return read(gates(example, sigma[None]), label)[0]
