@@ -151,8 +151,8 @@ def fit(
 
     Levenberg–Marquardt with a damping and acceptance of its own for each fit. Every fit keeps the step with the
     lowest validation error; for every example the best of all ridges and restarts on validation is kept.
-    Hidden grids follow the activations. Memory is bounded by
-    2²⁴ Jacobian entries at a time (64 MB in fp32, some thrice that with temporaries) or one fit's, whatever E.
+    Hidden grids follow the activations. Memory is bounded by 2²⁴ Jacobian entries at a time (64 MB in fp32, some
+    thrice that with temporaries) or one fit's, whatever E.
 
     Args:
         x: fit masks ``[N, m]``, shared by all examples.
@@ -170,21 +170,8 @@ def fit(
     Raises:
         BadInputError: responses that are constant or not finite (the example is named), or shapes that differ.
     """
-    if y.shape[1] != len(x) or y_validation.shape != (len(y), len(x_validation)):
-        raise BadInputError(
-            f"responses are {tuple(y.shape)} and {tuple(y_validation.shape)}, expected {len(y)} examples by "
-            f"{len(x)} and {len(x_validation)} masks; use the responses recorded with these masks."
-        )
-    if x_validation.shape[1] != x.shape[1]:
-        raise BadInputError(
-            f"validation masks have {x_validation.shape[1]} components, expected {x.shape[1]} as the fit masks."
-        )
-    deviation = y.std(1)
-    for e in (~(deviation > 0) | ~y_validation.isfinite().all(1)).nonzero().flatten().tolist():
-        raise BadInputError(
-            f"responses of example {e + 1} are constant or not finite, so there is nothing to fit; leave it out."
-        )
-    mean = y.mean(1)
+    _check(x, y, x_validation, y_validation)
+    mean, deviation = y.mean(1), y.std(1)
     candidates = [(e, ridge, r) for e in range(len(y)) for ridge in ridges for r in range(restarts)]
     example = torch.tensor([e for e, _, _ in candidates])
     ridge = torch.tensor([ridge for _, ridge, _ in candidates], dtype=torch.float64)
@@ -213,6 +200,22 @@ def fit(
     last = kan.coefs[-1] * deviation[:, None, None, None]
     kan = KAN(kan.grids, (*kan.coefs[:-1], last), kan.bias * deviation + mean, order)
     return Fit(kan, error[best] * deviation**2, ridge[best], restart[best], steps[best])
+
+
+def _check(x: Tensor, y: Tensor, x_validation: Tensor, y_validation: Tensor) -> None:
+    if y.shape[1] != len(x) or y_validation.shape != (len(y), len(x_validation)):
+        raise BadInputError(
+            f"responses are {tuple(y.shape)} and {tuple(y_validation.shape)}, expected {len(y)} examples by "
+            f"{len(x)} and {len(x_validation)} masks; use the responses recorded with these masks."
+        )
+    if x_validation.shape[1] != x.shape[1]:
+        raise BadInputError(
+            f"validation masks have {x_validation.shape[1]} components, expected {x.shape[1]} as the fit masks."
+        )
+    for e in (~(y.std(1) > 0) | ~y_validation.isfinite().all(1)).nonzero().flatten().tolist():
+        raise BadInputError(
+            f"responses of example {e + 1} are constant or not finite, so there is nothing to fit; leave it out."
+        )
 
 
 def _initial(x: Tensor, hidden: Sequence[int], grid: int, order: int, restarts: Sequence[int], seed: int) -> KAN:

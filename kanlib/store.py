@@ -62,11 +62,8 @@ class Artifact:
         return {key.removeprefix(prefix): value for key, value in self.content.items() if key.startswith(prefix)}
 
 
-def path(run: str | Path, kind: str) -> Path:
-    """Where the artifact of this ``kind`` of this ``run`` lies: ``_artifacts/<run>/<kind>.<suffix>``.
-
-    ``run`` may be an absolute path, which then is the folder.
-    """
+def path(run: str, kind: str) -> Path:
+    """Where the artifact of this ``kind`` of this ``run`` lies: ``_artifacts/<run>/<kind>.<suffix>``."""
     return ARTIFACTS / run / (kind + _SUFFIX.get(kind, ".safetensors"))
 
 
@@ -76,8 +73,11 @@ def save(
     """Write ``content`` (dict of tensors, DataFrame or JSON value) with its record, then its sidecar.
 
     ``parameters`` and ``inputs`` (name → hash) are what determines the content; ``more`` is what else its
-    reader needs to know, such as the names of the components. The sidecar
-    ``<target>.run.json`` holds what merely happened: date, seconds since kanlib was imported, versions.
+    reader needs to know, such as the names of the components. The sidecar ``<target>.run.json`` holds what
+    merely happened: date, seconds since kanlib was imported, versions.
+
+    Raises:
+        BadInputError: a tensor is not finite; nothing is written.
     """
     for key, value in content.items() if target.suffix == ".safetensors" else ():
         if not value.isfinite().all():
