@@ -42,7 +42,7 @@ test: $(INSTALLED) ## everything: unit tests, notebooks with small parameters, t
 	python -m pytest -q -m "not soak"
 
 soak: $(INSTALLED) ## what takes longer than make test may
-	python -m pytest -q -m soak
+	python -m pytest -q -rP -m soak
 
 claims: $(INSTALLED) ## measure the fast claims of data/claims.json anew; fail where one no longer holds
 	python -m kanlib.claims fast
