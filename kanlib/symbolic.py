@@ -317,24 +317,20 @@ def _gain(value: Tensor, u: Tensor, y: Tensor, weights: Tensor) -> tuple[Tensor,
     Also the coefficients ``c, e, d`` of ``c·value + e·u + d``.
     """
 
-    def moment(product: Tensor) -> Tensor:
+    def moment(product: Tensor, by: Tensor = weights) -> Tensor:
         # [n, C]: shared candidates are one matrix product, private ones a batched one.
         if product.shape[0] == 1:
-            return weights @ product[0].T
-        return (product @ weights[..., None])[..., 0]
+            return by @ product[0].T
+        return (product @ by[..., None])[..., 0]
 
+    weighted_y = weights * y
     mean_u = (weights @ u)[:, None]
     var_u = (weights @ u.square())[:, None] - mean_u.square()
-    mean_y = (weights * y).sum(1, keepdim=True)
-    cov_uy = (weights * y) @ u
-    cov_uy = cov_uy[:, None] - mean_u * mean_y
+    mean_y = weighted_y.sum(1, keepdim=True)
+    cov_uy = (weighted_y @ u)[:, None] - mean_u * mean_y
     mean_f = moment(value)
     cov_fu = moment(value * u) - mean_f * mean_u
-    weighted_y = weights * y
-    if value.shape[0] == 1:
-        cov_fy = weighted_y @ value[0].T - mean_f * mean_y
-    else:
-        cov_fy = (value @ weighted_y[..., None])[..., 0] - mean_f * mean_y
+    cov_fy = moment(value, weighted_y) - mean_f * mean_y
     var_f = moment(value.square()) - mean_f.square()
     rest_f = var_f - cov_fu.square() / var_u
     rest_fy = cov_fy - cov_fu * cov_uy / var_u
