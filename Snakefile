@@ -18,10 +18,12 @@ STAGES = {
         reads=["model"], writes=["responses"], modules=["models", "components", "perturbation"]
     ),
     "02_surrogate": dict(
-        reads=["responses"], writes=["surrogates", "scores"], modules=["metrics", "kan", "surrogates"]
+        reads=["responses"],
+        writes=["surrogates", "scores", "curve"],
+        modules=["metrics", "splines", "kan", "levenberg_marquardt", "fitting", "pykan", "surrogates"],
     ),
     "03_symbolic": dict(
-        reads=["responses", "surrogates", "scores"], writes=["symbolic"], modules=["metrics", "kan", "symbolic"]
+        reads=["responses", "surrogates", "scores"], writes=["symbolic"], modules=["metrics", "splines", "kan", "symbolic"]
     ),
     "04_interactions": dict(
         reads=["model", "responses", "symbolic"],
@@ -90,7 +92,7 @@ rule book:
         [str(f) for f in Path("book").rglob("*.*") if f.is_file() and not NOT_SOURCES & set(f.parts)],
         [str(file) for file in Path("kanlib").glob("*.py")],
         "_config.yml",
-        "data/claims.json",
+        [str(file) for file in Path("data").glob("*.json")],
         toc=rules.toc.output,
     output:
         update("_build/html/index.html"),

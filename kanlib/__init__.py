@@ -2,8 +2,8 @@
 
 Modules in the order in which data flows, each importing only what stands before it::
 
-    errors store setups models components perturbation metrics kan surrogates
-    symbolic interactions charts claims
+    errors store setups models components perturbation metrics splines kan
+    levenberg_marquardt fitting pykan surrogates symbolic interactions charts claims
 """
 
 __version__ = "0.1.0"

@@ -118,14 +118,17 @@ def line(frame: pd.DataFrame, *, x: str, y: str, describe: str, log: bool = Fals
     )
 
 
-def lines(frame: pd.DataFrame, *, x: str, y: str, color: str, describe: str) -> alt.Chart:
-    """A curve of ``y`` against ``x`` for each value of ``color``; hovering over a legend entry singles it out."""
+def lines(frame: pd.DataFrame, *, x: str, y: str, color: str, describe: str, few: bool = False) -> alt.Chart:
+    """A curve of ``y`` against ``x`` for each value of ``color``; hovering over a legend entry singles it out.
+
+    Where there are ``few`` values of ``x`` they are marked, on a logarithmic axis.
+    """
     single = alt.selection_point(fields=[color], bind="legend")
     return (
         alt.Chart(frame, description=describe)
-        .mark_line()
+        .mark_line(point=few)
         .encode(
-            alt.X(x, type="quantitative"),
+            alt.X(x, type="quantitative", scale=alt.Scale(type="log" if few else "linear", nice=not few)),
             alt.Y(y, type="quantitative"),
             alt.Color(color, type="nominal", sort=None),
             opacity=alt.condition(single, alt.value(1), alt.value(0.15)),
@@ -133,6 +136,21 @@ def lines(frame: pd.DataFrame, *, x: str, y: str, color: str, describe: str) -> 
         )
         .add_params(single)
         .properties(width="container")
+    )
+
+
+def sweep(frame: pd.DataFrame, *, x: str, y: str, describe: str) -> alt.Chart:
+    """``y`` at a few values of ``x``, both on logarithmic axes: a power law is a straight line."""
+    scale = alt.Scale(type="log", nice=False, padding=10)
+    return (
+        alt.Chart(frame[[x, y]], description=describe)
+        .mark_line(point=True)
+        .encode(
+            alt.X(x, type="quantitative", scale=scale, axis=alt.Axis(values=frame[x].tolist())),
+            alt.Y(y, type="quantitative", scale=scale),
+            tooltip=[x, alt.Tooltip(y, type="quantitative", format=".3")],
+        )
+        .properties(width="container", height=200)
     )
 
 

@@ -19,7 +19,12 @@ def _centred(v: Tensor) -> Tensor:
 #: What surrogates and metrics are called in tables and charts.
 TITLES = {
     "linear": "COAR (linear)",
+    "quadratic": "quadratic ridge",
+    "cubic": "cubic ridge",
+    "trees": "boosted trees",
+    "mlp": "MLP",
     "kan": "KAN",
+    "pykan": "KAN (pykan)",
     "symbolic": "symbolic",
     "pearson": "Pearson",
     "spearman": "Spearman",

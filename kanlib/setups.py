@@ -174,7 +174,7 @@ class Perturbation(Stage):
     examples: list[Count] | None = Field(
         None, min_length=1, description="positions in the test split, instead of drawing"
     )
-    n_fit: Positive = Field(3000, description="masks that surrogates are fitted on")
+    n_fit: Positive = Field(4000, description="masks that surrogates are fitted on")
     n_validation: Positive = Field(500, description="masks that choose regularisation, restarts and complexity")
     n_test: Positive = Field(1000, description="masks that score, once")
     n_reference: Count = Field(500, description="masks that no surrogate sees, for derivative references")
@@ -187,14 +187,29 @@ class Surrogate(Stage):
 
     section: ClassVar[str] = "surrogate"
 
-    hidden: list[Positive] = Field([5], description="widths of the KAN's hidden layers")
+    surrogate: Literal["kan", "pykan"] = Field(
+        "kan", description="kan, or the same fitted by pykan; goes on to 03_symbolic"
+    )
+    peers: list[Literal["linear", "quadratic", "cubic", "trees", "mlp", "kan", "pykan"]] = Field(
+        ["linear", "quadratic", "cubic", "trees", "mlp"],
+        min_length=1,
+        description="surrogates it is compared with, first with the first",
+    )
+    curve: list[Positive] = Field([250, 500, 1000, 2000], description="fit masks of the learning curve")
+    hidden: list[Positive | Annotated[list[Count], Field(min_length=2, max_length=2)]] = Field(
+        [8], description="nodes of hidden layers; [h, q]: h sums, q products"
+    )
     grid: Positive = Field(5, description="intervals of each edge's spline")
     spline_order: Literal[3, 5] = Field(3, description="order k of the spline: 3 or 5")
-    ridges: list[Annotated[float, Field(ge=0)]] = Field(
-        [1e-6, 1e-5, 1e-4], min_length=1, description="L2 penalties to choose from on validation"
+    penalties: list[Annotated[float, Field(ge=0)]] = Field(
+        [1e-4, 1e-3], min_length=1, description="on roughness, to choose from on validation"
     )
-    restarts: Positive = Field(2, description="random starts, the best on validation is kept")
-    iterations: Positive = Field(60, description="Levenberg-Marquardt steps at most")
+    restarts: Positive = Field(3, description="random starts for each penalty")
+    finalists: Positive = Field(2, description="candidates that go on with all masks")
+    members: Positive = Field(1, description="how many of the best are averaged to one KAN")
+    iterations: Positive = Field(24, description="Levenberg-Marquardt steps at most")
+    pykan_steps: Positive = Field(100, description="LBFGS steps of pykan")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="that fits the KANs: cpu or cuda")
     n_bootstrap: Positive = Field(2000, description="resamples of examples and masks behind each interval")
 
 

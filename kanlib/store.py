@@ -37,10 +37,11 @@ WRITTEN_BY = {
     "responses": "01_perturbation",
     "surrogates": "02_surrogate",
     "scores": "02_surrogate",
+    "curve": "02_surrogate",
     "symbolic": "03_symbolic",
     "interactions": "04_interactions",
 }
-_SUFFIX = {"scores": ".parquet", "symbolic": ".json"}
+_SUFFIX = {"scores": ".parquet", "curve": ".parquet", "symbolic": ".json"}
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,28 @@
 """Surrogates behind one face: ``fit`` on one split and choose on another, then ``predict``.
 
-To add one, write a class like :class:`Linear` and put it in :data:`SURROGATES`: 02_surrogate fits, scores, draws
-and stores whatever is there.
+To add one, write a class like :class:`Linear`, or like :class:`Trees` one that fits example by example, and put
+it in :data:`SURROGATES` under a name that ``kanlib.setups.Surrogate`` lists among its peers: 02_surrogate fits,
+scores and draws it.
 """
 
+import copy
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import torch
-from sklearn.linear_model import LinearRegression
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.linear_model import LinearRegression, Ridge
+from sklearn.neural_network import MLPRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 from torch import Tensor
+from tqdm import tqdm
 
-from kanlib import kan
+from kanlib import fitting, pykan
+from kanlib.kan import KAN
+from kanlib.models import device
 from kanlib.setups import Surrogate as Settings
 
 
@@ -21,6 +32,10 @@ class Split:
 
     masks: Tensor
     responses: Tensor
+
+    def part(self, n: int) -> "Split":
+        """Its first ``n`` masks."""
+        return Split(self.masks[:n], self.responses[:, :n])
 
 
 class Surrogate(Protocol):
@@ -32,9 +47,6 @@ class Surrogate(Protocol):
     def predict(self, masks: Tensor) -> Tensor:
         """``g(σ)`` ``[E, N]`` at masks ``[N, m]``."""
 
-    def to_tensors(self) -> dict[str, Tensor]:
-        """What was fitted, as arrays for the artifact."""
-
 
 @dataclass
 class Linear:
@@ -44,56 +56,196 @@ class Linear:
     """
 
     settings: Settings
-    weights: Tensor = field(init=False)
-    bias: Tensor = field(init=False)
+    model: LinearRegression = field(init=False)
 
     def fit(self, fit: Split, validation: Split) -> "Linear":
-        """Set ``weights`` ``[E, m]`` and ``bias`` ``[E]``."""
-        model = LinearRegression().fit(fit.masks.double().numpy(), fit.responses.double().T.numpy())
-        self.weights, self.bias = torch.from_numpy(model.coef_), torch.from_numpy(model.intercept_)
+        """Set ``model``, of all examples at once."""
+        self.model = LinearRegression().fit(fit.masks.double().numpy(), fit.responses.double().T.numpy())
         return self
 
     def predict(self, masks: Tensor) -> Tensor:
         """``w·σ + b``, ``[E, N]`` (fp64)."""
-        return self.weights @ masks.double().T + self.bias[:, None]
+        return torch.from_numpy(self.model.predict(masks.double().numpy()).T)
 
-    def to_tensors(self) -> dict[str, Tensor]:
-        """``weights`` and ``bias``."""
-        return {"weights": self.weights, "bias": self.bias}
+
+@dataclass
+class Polynomial:
+    """Ridge regression on all monomials up to a degree, standardised; validation chooses each example's ridge."""
+
+    settings: Settings
+    degree: ClassVar[int]
+    models: list[Any] = field(init=False)
+    chosen: Tensor = field(init=False)
+
+    def fit(self, fit: Split, validation: Split) -> "Polynomial":
+        """Set ``models``, one a ridge for all examples, and ``chosen`` ``[E]``, which an example takes."""
+        x, y = fit.masks.double().numpy(), fit.responses.double().T.numpy()
+        monomials = PolynomialFeatures(self.degree, include_bias=False)
+        ridges = np.logspace(-2, 4, 13)
+        self.models = [make_pipeline(monomials, StandardScaler(), Ridge(ridge)).fit(x, y) for ridge in ridges]
+        errors = (self._predicted(validation.masks) - validation.responses).square().mean(2)
+        self.chosen = errors.argmin(0)
+        return self
+
+    def predict(self, masks: Tensor) -> Tensor:
+        """``[E, N]`` (fp64)."""
+        return self._predicted(masks)[self.chosen, torch.arange(len(self.chosen))]
+
+    def _predicted(self, masks: Tensor) -> Tensor:
+        x = masks.double().numpy()
+        return torch.stack([torch.from_numpy(model.predict(x).reshape(len(x), -1).T) for model in self.models])
+
+
+class Quadratic(Polynomial):
+    """All squares and products of two."""
+
+    degree = 2
+
+
+class Cubic(Polynomial):
+    """All monomials of up to three factors."""
+
+    degree = 3
+
+
+@dataclass
+class EachExample(ABC):
+    """Models that predict as scikit-learn's do, an example each; responses are standardised before."""
+
+    settings: Settings
+    models: list[Any] = field(init=False)
+    level: Tensor = field(init=False)
+    scale: Tensor = field(init=False)
+
+    def fit(self, fit: Split, validation: Split):
+        """Set ``models``, an example each, of all candidates the best on ``validation``."""
+        y = fit.responses.double()
+        self.level, self.scale = y.mean(1, keepdim=True), y.std(1, keepdim=True)
+        targets, truths = (((s.responses.double() - self.level) / self.scale).numpy() for s in (fit, validation))
+        x, unseen = fit.masks.numpy(), validation.masks.numpy()
+        bar = tqdm(range(len(y)), f"{type(self).__name__} fits", unit="example", mininterval=1)
+        self.models = [self.best(x, targets[e], unseen, truths[e]) for e in bar]
+        return self
+
+    @abstractmethod
+    def best(self, x: np.ndarray, y: np.ndarray, unseen: np.ndarray, truth: np.ndarray) -> Any:
+        """The model of one example, fitted to ``x`` ``[N, m]`` and ``y`` ``[N]``, chosen on the other two."""
+
+    def predict(self, masks: Tensor) -> Tensor:
+        """``[E, N]`` (fp64)."""
+        values = torch.stack([torch.from_numpy(model.predict(masks.numpy())).double() for model in self.models])
+        return values * self.scale + self.level
+
+
+def _error(values: np.ndarray, truth: np.ndarray) -> float:
+    return float(np.square(values - truth).mean())
+
+
+class Trees(EachExample):
+    """Gradient-boosted regression trees; validation chooses their size and number."""
+
+    def best(self, x: np.ndarray, y: np.ndarray, unseen: np.ndarray, truth: np.ndarray) -> Any:
+        """The best size, grown to the best number."""
+        candidates = []
+        for leaves in (6, 12, 24):
+            shape = {"learning_rate": 0.1, "max_leaf_nodes": leaves, "random_state": self.settings.seed}
+            grown = HistGradientBoostingRegressor(max_iter=500, early_stopping=False, **shape).fit(x, y)
+            errors = [_error(values, truth) for values in grown.staged_predict(unseen)]
+            candidates.append((min(errors), int(np.argmin(errors)) + 1, shape))
+        _, number, shape = min(candidates, key=lambda c: c[0])
+        return HistGradientBoostingRegressor(max_iter=number, early_stopping=False, **shape).fit(x, y)
+
+
+class MLP(EachExample):
+    """Two hidden layers of 256 rectified linear units (Adam); validation chooses weight decay and epoch."""
+
+    def best(self, x: np.ndarray, y: np.ndarray, unseen: np.ndarray, truth: np.ndarray) -> Any:
+        """The best decay at its best epoch."""
+        candidates = []
+        for decay in (0.01, 0.1, 1.0):
+            shape = {"hidden_layer_sizes": (256, 256), "learning_rate_init": 3e-3}
+            model = MLPRegressor(**shape, alpha=decay, random_state=self.settings.seed)
+            lowest, best, patience = np.inf, model, 10
+            while patience:
+                model.partial_fit(x, y)
+                error = _error(model.predict(unseen), truth)
+                patience -= 1
+                if error < lowest:
+                    lowest, best, patience = error, copy.deepcopy(model), 10
+            candidates.append((lowest, best))
+        return min(candidates, key=lambda c: c[0])[1]
 
 
 @dataclass
 class Kan:
-    """A Kolmogorov–Arnold network an example, see :func:`kanlib.kan.fit`."""
+    """A Kolmogorov–Arnold network an example, see :func:`kanlib.fitting.fit`."""
 
     settings: Settings
-    chosen: kan.Fit = field(init=False)
+    chosen: fitting.Fit = field(init=False)
 
     def fit(self, fit: Split, validation: Split) -> "Kan":
-        """Set ``chosen``: the KANs, with the ridge, restart and step that validation picked."""
-        self.chosen = kan.fit(
+        """Set ``chosen``: the KANs, with what validation picked."""
+        s = self.settings
+        where = device(s.device)
+        found = fitting.fit(
+            *(v.to(where) for v in (fit.masks, fit.responses, validation.masks, validation.responses)),
+            hidden=s.hidden,
+            grid=s.grid,
+            order=s.spline_order,
+            penalties=s.penalties,
+            restarts=s.restarts,
+            finalists=s.finalists,
+            members=s.members,
+            iterations=s.iterations,
+            seed=s.seed,
+        )
+        rest = (v.cpu() for v in (found.validation_mse, found.penalty, found.restart, found.steps))
+        self.chosen = fitting.Fit(found.kan.to("cpu"), *rest)
+        return self
+
+    @property
+    def kan(self) -> KAN:
+        """The KANs."""
+        return self.chosen.kan
+
+    def predict(self, masks: Tensor) -> Tensor:
+        """``g(σ)``, ``[E, N]``."""
+        return self.kan(masks)
+
+
+@dataclass
+class Pykan:
+    """The same network fitted by pykan's own LBFGS, see :func:`kanlib.pykan.fit`; slow."""
+
+    settings: Settings
+    kan: KAN = field(init=False)
+
+    def fit(self, fit: Split, validation: Split) -> "Pykan":
+        """Set ``kan``; nothing is chosen, so ``validation`` is not looked at."""
+        s = self.settings
+        self.kan = pykan.fit(
             fit.masks,
             fit.responses,
-            validation.masks,
-            validation.responses,
-            hidden=self.settings.hidden,
-            grid=self.settings.grid,
-            order=self.settings.spline_order,
-            ridges=self.settings.ridges,
-            restarts=self.settings.restarts,
-            iterations=self.settings.iterations,
-            seed=self.settings.seed,
+            hidden=s.hidden,
+            grid=s.grid,
+            order=s.spline_order,
+            steps=s.pykan_steps,
+            seed=s.seed,
         )
         return self
 
     def predict(self, masks: Tensor) -> Tensor:
         """``g(σ)``, ``[E, N]``."""
-        return self.chosen.kan(masks)
-
-    def to_tensors(self) -> dict[str, Tensor]:
-        """The KANs, as :meth:`kanlib.kan.KAN.to_tensors` gives them."""
-        return self.chosen.kan.to_tensors()
+        return self.kan(masks)
 
 
 #: Name → class, called with the ``surrogate`` section of a setup.
-SURROGATES: dict[str, type[Surrogate]] = {"linear": Linear, "kan": Kan}
+SURROGATES: dict[str, type[Surrogate]] = {
+    "linear": Linear,
+    "quadratic": Quadratic,
+    "cubic": Cubic,
+    "trees": Trees,
+    "mlp": MLP,
+    "kan": Kan,
+    "pykan": Pykan,
+}

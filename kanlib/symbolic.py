@@ -61,11 +61,13 @@ class SymbolicKAN:
     """A KAN whose edges are closed forms.
 
     Attributes:
-        edges: ``edges[layer][i][o]`` leads from node i to node o of the next layer.
+        edges: ``edges[layer][i][o]`` leads from node i to sum o of the next layer.
+        products: for each layer the number of product nodes it ends in, see :class:`kanlib.kan.KAN`.
         bias: added to the output.
     """
 
     edges: Sequence[Sequence[Sequence[ClosedForm]]]
+    products: Sequence[int]
     bias: float
 
     @cached_property
@@ -77,14 +79,13 @@ class SymbolicKAN:
     def hidden(self) -> list[list[sympy.Expr]]:
         """What each layer puts out, as expressions in what enters it (``h_1, …``; σ for the first layer)."""
         out = []
-        for layer, edges in enumerate(self.edges):
+        for layer, (edges, q) in enumerate(zip(self.edges, self.products, strict=True)):
             nodes = self.symbols if layer == 0 else sympy.symbols(f"h_1:{len(edges) + 1}", real=True)
-            out.append(
-                [
-                    sum((edges[i][o].expression.subs(X, node) for i, node in enumerate(nodes)), sympy.Float(0))
-                    for o in range(len(edges[0]))
-                ]
-            )
+            sums = [
+                sum((edges[i][o].expression.subs(X, node) for i, node in enumerate(nodes)), sympy.Float(0))
+                for o in range(len(edges[0]))
+            ]
+            out.append(_multiplied(sums, q))
         return out
 
     @cached_property
@@ -99,15 +100,17 @@ class SymbolicKAN:
     def __call__(self, masks: Tensor) -> Tensor:
         """``ĝ(σ)`` ``[N]`` (fp64) at masks ``[N, m]``, edge by edge."""
         h = masks.double()
-        for edges in self.edges:
+        for edges, q in zip(self.edges, self.products, strict=True):
             columns = zip(*edges, strict=True)
-            h = torch.stack([sum(form.values(h[:, i]) for i, form in enumerate(node)) for node in columns], 1)
+            sums = [sum(form.values(h[:, i]) for i, form in enumerate(column)) for column in columns]
+            h = torch.stack(_multiplied(sums, q), 1)
         return h[:, 0] + self.bias
 
     def to_json(self) -> dict:
         """A JSON value from which :meth:`from_json` restores every number exactly."""
         return {
             "bias": self.bias,
+            "products": list(self.products),
             "edges": [
                 [[{"srepr": sympy.srepr(f.expression), "r2": f.r2} for f in row] for row in layer]
                 for layer in self.edges
@@ -120,7 +123,13 @@ class SymbolicKAN:
         edges = [
             [[ClosedForm(parse(f["srepr"]), f["r2"]) for f in row] for row in layer] for layer in value["edges"]
         ]
-        return cls(edges, value["bias"])
+        return cls(edges, value["products"], value["bias"])
+
+
+def _multiplied(sums: list, q: int) -> list:
+    """The last 2q sums multiplied in pairs of neighbours, after those that stand alone."""
+    alone = len(sums) - 2 * q
+    return [*sums[:alone], *(a * b for a, b in zip(sums[alone::2], sums[alone + 1 :: 2], strict=True))]
 
 
 def symbolic_kans(kan: KAN, masks: Tensor, *, r2: float = 0.9995, max_degree: int = 9) -> list[SymbolicKAN]:
@@ -135,9 +144,9 @@ def symbolic_kans(kan: KAN, masks: Tensor, *, r2: float = 0.9995, max_degree: in
     inputs = kan.activations(masks)
     forms: list[list] = [[] for _ in kan.bias]
     for layer, coef in enumerate(kan.coefs):
-        n_examples, n_in, _, n_out = coef.shape
+        n_examples, n_out, n_in, _ = coef.shape
         points, weights = _domain(inputs[layer])
-        values = kan.edges(layer, points.to(coef).transpose(1, 2)).double()
+        values = kan.edges(layer, points.to(coef)).double()
 
         def of_edges(of_nodes: Tensor, n_out: int = n_out) -> Tensor:
             return of_nodes.repeat_interleave(n_out, dim=1).flatten(0, 1)
@@ -146,7 +155,7 @@ def symbolic_kans(kan: KAN, masks: Tensor, *, r2: float = 0.9995, max_degree: in
         for e in range(n_examples):
             of = flat[e * n_in * n_out : (e + 1) * n_in * n_out]
             forms[e].append([of[i * n_out : (i + 1) * n_out] for i in range(n_in)])
-    return [SymbolicKAN(edges, float(bias)) for edges, bias in zip(forms, kan.bias, strict=True)]
+    return [SymbolicKAN(edges, kan.products, float(bias)) for edges, bias in zip(forms, kan.bias, strict=True)]
 
 
 def symbolize(x: Tensor, y: Tensor, weights: Tensor, *, r2: float, max_degree: int) -> list[ClosedForm]:
@@ -225,29 +234,37 @@ def latex(expression: sympy.Expr, digits: int = 3) -> str:
 
 def latex_lines(form: SymbolicKAN, layer: int, digits: int = 3) -> str:
     """One layer of ``form`` as aligned equations, a line for each term, for display only."""
+    edges, q = form.edges[layer], form.products[layer]
     last = layer % len(form.edges) == len(form.edges) - 1
+    nodes = form.symbols if layer % len(form.edges) == 0 else sympy.symbols(f"h_1:{len(edges) + 1}", real=True)
+    sums = [
+        [latex(row[o].expression.subs(X, node), digits) for row, node in zip(edges, nodes, strict=True)]
+        for o in range(len(edges[0]))
+    ]
+    if last:
+        sums[0].append(latex(sympy.Float(form.bias), digits))
+    text = [r" \\ &\quad + ".join(terms).replace("+ -", "- ") for terms in sums]
+    alone = len(text) - 2 * q
+    # Brackets that may break across lines.
+    factors = [
+        rf"\bigl({one}\bigr) \\ &\quad \times \bigl({other}\bigr)"
+        for one, other in zip(text[alone::2], text[alone + 1 :: 2], strict=True)
+    ]
     left = [r"\hat g"] if last else [f"h_{{{o + 1}}}" for o in range(len(form.hidden[layer]))]
-    nodes = form.symbols if layer == 0 else sympy.symbols(f"h_1:{len(form.edges[layer]) + 1}", real=True)
-    lines = []
-    for o, name in enumerate(left):
-        terms = [row[o].expression.subs(X, node) for row, node in zip(form.edges[layer], nodes, strict=True)]
-        if last:
-            terms.append(sympy.Float(form.bias))
-        text = [latex(term, digits) for term in terms]
-        lines.append(f"{name} &= " + r" \\ &\quad + ".join(text).replace("+ -", "- "))
+    lines = [f"{name} &= {right}" for name, right in zip(left, [*text[:alone], *factors], strict=True)]
     return r"\begin{aligned}" + r" \\ ".join(lines) + r"\end{aligned}"
 
 
 def _domain(inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Even points ``[E, in, points]`` over each node's inputs ``[E, N, in]``, and their density as weights."""
-    low, high = inputs.double().amin(1), inputs.double().amax(1)
+    """Even points ``[E, in, points]`` over each node's inputs ``[E, in, N]``, and their density as weights."""
+    low, high = inputs.double().amin(2), inputs.double().amax(2)
     pad = _OVERHANG * (high - low).clamp_min(1e-6)
     low, high = low - pad, high + pad
     u = torch.linspace(0, 1, _POINTS, dtype=torch.float64)
     points = low[..., None] + (high - low)[..., None] * u
-    bins = ((inputs.double() - low[:, None]) / (high - low)[:, None] * (_POINTS - 1)).round().long()
+    bins = ((inputs.double() - low[..., None]) / (high - low)[..., None] * (_POINTS - 1)).round().long()
     density = torch.zeros(points.shape, dtype=torch.float64)
-    density.scatter_add_(2, bins.mT, torch.ones_like(bins.mT, dtype=torch.float64))
+    density.scatter_add_(2, bins, torch.ones_like(bins, dtype=torch.float64))
     density /= density.sum(-1, keepdim=True)
     return points, (1 - _FLOOR) * density + _FLOOR / _POINTS
 

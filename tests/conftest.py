@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from kanlib import kan, models
+from kanlib import fitting, models
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -44,7 +44,11 @@ def fitted():
     def true(s):
         return torch.stack([torch.exp(0.3 * s[:, 0]) - torch.tanh(s[:, 1] + s[:, 2]), (s[:, 0] - s[:, 2]).sin()])
 
-    found = kan.fit(
-        *(fit, true(fit), validation, true(validation)), hidden=[3], ridges=[1e-5, 1e-4], restarts=2, iterations=40
+    found = fitting.fit(
+        *(fit, true(fit), validation, true(validation)),
+        hidden=[3],
+        penalties=[1e-5, 1e-4],
+        restarts=2,
+        iterations=80,
     )
     return SimpleNamespace(fit=fit, test=test, true=true, kan=found.kan, found=found)

@@ -22,6 +22,8 @@ def drawn():
     return {
         "line": charts.line(frame, x="a", y="b", log=True, describe="d"),
         "lines": charts.lines(frame, x="a", y="b", color="c", describe="d"),
+        "few lines": charts.lines(frame, x="a", y="b", color="c", few=True, describe="d"),
+        "sweep": charts.sweep(frame, x="a", y="b", describe="d"),
         "paired": charts.paired(scores, "pearson", describe="d"),
         "predicted": charts.predicted_against_true({"kan": true**3}, true, describe="d"),
         "edges": charts.edges(edges, describe="d"),

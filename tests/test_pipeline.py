@@ -26,7 +26,16 @@ NOTEBOOKS = sorted(path.stem for path in (store.ROOT / "notebooks").glob("*.ipyn
 SMALL = {
     "training": {"image_size": 16, "n_train": 256, "epochs": 2},
     "perturbation": {"n_examples": 2, "n_fit": 200, "n_validation": 50, "n_test": 50, "n_reference": 10},
-    "surrogate": {"hidden": [2], "grid": 3, "ridges": [1e-3], "restarts": 1, "iterations": 5, "n_bootstrap": 50},
+    "surrogate": {
+        "peers": ["linear", "cubic", "trees", "mlp"],
+        "curve": [100],
+        "hidden": [2],
+        "grid": 3,
+        "penalties": [1e-3],
+        "restarts": 1,
+        "iterations": 6,
+        "n_bootstrap": 50,
+    },
     "symbolic": {"max_degree": 4},
 }
 

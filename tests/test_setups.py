@@ -109,7 +109,7 @@ def test_an_artifact_records_parameters_and_inputs_but_not_the_run(folder):
     record = stage.load("surrogates", responses=responses).record
     assert record["inputs"] == {"responses": responses.hash}
     assert record["components"] == ["layer1.0"]
-    assert record["parameters"]["ridges"] == list(stage.ridges)
+    assert record["parameters"]["penalties"] == list(stage.penalties)
     assert "run" not in record["parameters"]
 
 
@@ -204,8 +204,8 @@ def test_a_file_that_is_no_text_is_refused(folder):
         (setups.Perturbation, "examples", [-1]),
         (setups.Surrogate, "spline_order", 4),
         (setups.Surrogate, "hidden", [0]),
-        (setups.Surrogate, "ridges", []),
-        (setups.Surrogate, "ridges", [-1e-3]),
+        (setups.Surrogate, "penalties", []),
+        (setups.Surrogate, "penalties", [-1e-3]),
         (setups.Symbolic, "r2", 1.01),
         (setups.Interactions, "max_order", 5),
     ],

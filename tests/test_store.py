@@ -22,7 +22,7 @@ each_kind = pytest.mark.parametrize(("kind", "content"), CONTENTS, ids=[kind for
 
 
 def written(folder, kind, content, **record):
-    record = {"parameters": {"seed": 0, "ridges": [1e-5]}, "inputs": {"model": "abc"}} | record
+    record = {"parameters": {"seed": 0, "penalties": [1e-5]}, "inputs": {"model": "abc"}} | record
     return store.save(store.path(folder, kind), content, kind=kind, **record)
 
 
@@ -47,7 +47,7 @@ def test_the_record_is_inside_and_the_circumstances_beside(tmp_path, kind, conte
     file = written(tmp_path, kind, content)
     assert store.load(file).record == {
         "kind": kind,
-        "parameters": {"seed": 0, "ridges": [1e-5]},
+        "parameters": {"seed": 0, "penalties": [1e-5]},
         "inputs": {"model": "abc"},
         "code": store.code_hash(),
         "torch": torch.__version__,
@@ -73,14 +73,14 @@ def test_a_part_of_an_artifact_drops_the_prefix(tmp_path):
 def test_equal_runs_give_equal_bytes(tmp_path, kind, content):
     first = written(tmp_path / "a", kind, content)
     reordered = content if kind == "scores" else dict(reversed(content.items()))
-    second = written(tmp_path / "b", kind, reordered, parameters={"ridges": [1e-5], "seed": 0})
+    second = written(tmp_path / "b", kind, reordered, parameters={"penalties": [1e-5], "seed": 0})
     assert first.read_bytes() == second.read_bytes()
 
 
 @each_kind
 def test_another_parameter_gives_another_hash(tmp_path, kind, content):
     first = written(tmp_path / "a", kind, content)
-    second = written(tmp_path / "b", kind, content, parameters={"seed": 1, "ridges": [1e-5]})
+    second = written(tmp_path / "b", kind, content, parameters={"seed": 1, "penalties": [1e-5]})
     assert store.load(first).hash != store.load(second).hash
 
 

@@ -7,6 +7,7 @@ import torch
 
 from kanlib.errors import BadInputError
 from kanlib.symbolic import ClosedForm, SymbolicKAN, X, latex, latex_lines, parse, symbolic_kans, symbolize
+from tests.test_kan import some_kan
 
 #: Members of the family, with an affine wrap, and the function that must turn up in the closed form.
 MEMBERS = {
@@ -131,7 +132,7 @@ def hand_made():
         [[sympy.exp(f(0.3) * X), X**2], [sympy.tanh(X) + f(0.1) * X, f(0.7)], [sympy.sin(X), X]],
         [[1 / (1 + (f(0.5) * X) ** 2)], [sympy.log(1 + sympy.exp(X))]],
     ]
-    return SymbolicKAN([[[ClosedForm(e, 0.5) for e in row] for row in layer] for layer in layers], 0.25)
+    return SymbolicKAN([[[ClosedForm(e, 0.5) for e in row] for row in layer] for layer in layers], [0, 0], 0.25)
 
 
 def by_hand(s):
@@ -240,6 +241,23 @@ def test_the_symbolic_surrogate_follows_its_kan(fitted):
     assert len(forms) == len(predicted)
     for form, true in zip(forms, predicted, strict=True):
         assert np.corrcoef(form(fitted.test), true)[0, 1] > 0.99
+
+
+def test_products_of_sums_are_products_of_closed_forms(fitted):
+    net, x = some_kan([(3, 0), (1, 1), (1, 0)], n=1), fitted.test.double()
+    (form,) = symbolic_kans(net, x, r2=1.0)
+    again = SymbolicKAN.from_json(json.loads(json.dumps(form.to_json())))
+    whole = sympy.lambdify(form.symbols, form.expression, "numpy")(*x.T.numpy())
+    np.testing.assert_allclose(form(x), whole, rtol=1e-6, atol=1e-8)
+    assert torch.equal(again(x), form(x))
+    h = [sum(row[o].values(x[:, i]) for i, row in enumerate(form.edges[0])) for o in range(3)]
+    nodes = [h[0], h[1] * h[2]]
+    expected = sum(row[0].values(node) for row, node in zip(form.edges[1], nodes, strict=True)) + form.bias
+    torch.testing.assert_close(form(x), expected)
+    first = latex_lines(form, 0)
+    assert first.count("h_{2} &=") == 1
+    assert r"\times" in first
+    assert "h_{3}" not in first
 
 
 def test_equal_kans_give_equal_closed_forms(fitted):

@@ -1,12 +1,17 @@
-"""``{claims}``: the ledger ``data/claims.json`` as a table."""
+"""What the scripts of ``benchmarks/`` left in ``data/``: ``{claims}``, ``{rows}`` and ``{sweep}``."""
 
 import json
 from pathlib import Path
+from typing import ClassVar
 
+import pandas as pd
 from docutils import nodes
-from docutils.parsers.rst import Directive
+from docutils.parsers.rst import Directive, directives
+from offline import chart_html
 
-LEDGER = Path(__file__).parents[2] / "data" / "claims.json"
+from kanlib import charts
+
+DATA = Path(__file__).parents[2] / "data"
 COLUMNS = {"claim": 46, "value": 18, "target": 12, "measured": 24}
 
 
@@ -15,11 +20,8 @@ class Claims(Directive):
 
     def run(self) -> list[nodes.Node]:
         """Return the table."""
-        group = nodes.tgroup(cols=len(COLUMNS))
-        group += [nodes.colspec(colwidth=width) for width in COLUMNS.values()]
-        group += nodes.thead("", _row([nodes.Text(name) for name in COLUMNS]))
-        body = nodes.tbody()
-        for claim in json.loads(LEDGER.read_text(encoding="utf8")):
+        rows = []
+        for claim in _read(self, "claims.json"):
             interval = "" if claim["low"] == claim["high"] else f" [{claim['low']:.3g}, {claim['high']:.3g}]"
             cells = [
                 [nodes.literal(text=claim["id"]), nodes.Text(f" {claim['statement']}.")],
@@ -27,9 +29,50 @@ class Claims(Directive):
                 nodes.Text(claim["target"] or "none"),
                 [nodes.Text(f"{claim['date']}, {claim['device']}: "), nodes.literal(text=claim["command"])],
             ]
-            body += _row(cells)
-        group += body
-        return [nodes.table("", group, classes=["claims"])]
+            rows.append(cells)
+        return [_table(COLUMNS, rows, "claims")]
+
+
+class Rows(Directive):
+    """The rows of a JSON file as a table; numbers with three digits after the point."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Return the table."""
+        rows = _read(self, self.arguments[0])
+        widths = {name: 40 if isinstance(value, str) else 12 for name, value in rows[0].items()}
+        texts = [[v if isinstance(v, str) else f"{v:.3f}" for v in row.values()] for row in rows]
+        return [_table(widths, [[nodes.Text(text) for text in row] for row in texts], "rows")]
+
+
+class Sweep(Directive):
+    """A column of a JSON file's rows against the one that was varied."""
+
+    required_arguments = 1
+    option_spec: ClassVar = {"varied": directives.unchanged_required, "y": directives.unchanged_required}
+
+    def run(self) -> list[nodes.Node]:
+        """Return the chart."""
+        x, y = self.options["varied"], self.options["y"]
+        frame = pd.DataFrame(_read(self, self.arguments[0])).query("varied == @x")
+        charts.enable()
+        chart = charts.sweep(frame, x=x, y=y, describe=f"{y} against {x}.")
+        return [nodes.raw("", chart_html(chart.to_dict()), format="html")]
+
+
+def _read(directive: Directive, name: str) -> list[dict]:
+    """The rows of a file in ``data/``; the page is made again when it changes."""
+    directive.state.document.settings.env.note_dependency(str(DATA / name))
+    return json.loads((DATA / name).read_text(encoding="utf8"))
+
+
+def _table(widths: dict[str, int], rows: list[list], kind: str) -> nodes.table:
+    group = nodes.tgroup(cols=len(widths))
+    group += [nodes.colspec(colwidth=width) for width in widths.values()]
+    group += nodes.thead("", _row([nodes.Text(name) for name in widths]))
+    group += nodes.tbody("", *[_row(cells) for cells in rows])
+    return nodes.table("", group, classes=[kind])
 
 
 def _row(cells: list) -> nodes.row:
@@ -39,4 +82,6 @@ def _row(cells: list) -> nodes.row:
 
 def setup(app):
     app.add_directive("claims", Claims)
+    app.add_directive("rows", Rows)
+    app.add_directive("sweep", Sweep)
     return {"version": "1", "parallel_read_safe": True}

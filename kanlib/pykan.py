@@ -1,0 +1,160 @@
+"""The way to pykan and back, and pykan's own fit."""
+
+import contextlib
+import io
+import os
+import random
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from kanlib.errors import BadInputError
+from kanlib.kan import KAN
+from kanlib.splines import knots
+
+
+def to_pykan(kan: KAN) -> list[Any]:
+    """A ``kan.MultKAN`` for each KAN, with which pykan's plots, pruning and symbolic tools work.
+
+    Random states are left as found and nothing is written.
+    """
+    models = []
+    for e in range(len(kan.bias)):
+        width = [[kan.widths[0], 0]]
+        width += [[coef.shape[1] - 2 * q, q] for coef, q in zip(kan.coefs, kan.products, strict=True)]
+        model = _new(width, grid=kan.grids[0].shape[2] - 1, k=kan.order)
+        for layer, grid, coef in zip(model.act_fun, kan.grids, kan.coefs, strict=True):
+            layer.grid.data = knots(grid[e], kan.order)
+            layer.coef.data = coef[e, :, :, 1:].transpose(0, 1).contiguous()
+            layer.scale_base.data = coef[e, :, :, 0].T.contiguous()
+            layer.scale_sp.data = torch.ones_like(layer.scale_base)
+            layer.mask.data = torch.ones_like(layer.scale_base)
+        model.node_bias[-1].data = kan.bias[e : e + 1].clone()
+        models.append(model.to(kan.bias.device))
+    return models
+
+
+def from_pykan(models: Sequence[Any]) -> KAN:
+    """KANs that compute what these pykan models of one shape compute; pruned edges become 0.
+
+    Raises:
+        BadInputError: the models differ in shape, or one has what a :class:`KAN` has no place for: symbolic edges,
+            a base function other than silu, products of more than two, a bias inside, several outputs or other
+            grids than pykan makes.
+    """
+    read = [_read(number + 1, model) for number, model in enumerate(models)]
+    if (
+        len({(tuple(c.shape for c in coefs), model.k) for (_, coefs, _), model in zip(read, models, strict=True)})
+        > 1
+    ):
+        raise BadInputError("the pykan models differ in shape, expected one; convert them one by one.")
+    grids, coefs, biases = zip(*read, strict=True)
+    return KAN(
+        tuple(torch.stack(layer) for layer in zip(*grids, strict=True)),
+        tuple(torch.stack(layer) for layer in zip(*coefs, strict=True)),
+        tuple(products for _, products in models[0].width[1:]),
+        torch.stack(biases),
+        models[0].k,
+    )
+
+
+def fit(
+    x: Tensor,
+    y: Tensor,
+    *,
+    hidden: Sequence[int | Sequence[int]] = (5,),
+    grid: int = 5,
+    order: int = 3,
+    steps: int = 100,
+    seed: int = 0,
+) -> KAN:
+    """Fit by pykan's own LBFGS, one example after the other: masks ``x`` ``[N, m]``, responses ``y`` ``[E, N]``.
+
+    With pykan's defaults: no penalty, and grids that follow the data. Responses are standardised for the fit.
+    """
+    mean, deviation = y.mean(1), y.std(1)
+    models = []
+    for e in tqdm(range(len(y)), "pykan fits", unit="fit", mininterval=1):
+        model = _new([x.shape[1], *map(_pair, hidden), 1], grid=grid, k=order, seed=seed, symbolic_enabled=False)
+        target = ((y[e] - mean[e]) / deviation[e])[:, None]
+        data = {"train_input": x, "train_label": target, "test_input": x[:2], "test_label": target[:2]}
+        with quietly():
+            torch.manual_seed(seed)
+            model.fit(data, opt="LBFGS", steps=steps, log=steps)
+        models.append(model)
+    kan = from_pykan(models)
+    last = kan.coefs[-1] * deviation[:, None, None, None]
+    return KAN(kan.grids, (*kan.coefs[:-1], last), kan.products, kan.bias * deviation + mean, order)
+
+
+def _new(width: Sequence, **settings) -> Any:
+    from kan import MultKAN  # slow to import, and an extra
+
+    with quietly():
+        return MultKAN(list(width), auto_save=False, **settings)
+
+
+def _pair(nodes: int | Sequence[int]) -> list[int]:
+    return [nodes, 0] if isinstance(nodes, int) else list(nodes)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """A context whose working directory, terminal and global random states pykan may have."""
+    states = random.getstate(), np.random.get_state(), Path.cwd()  # noqa: NPY002 (the global state is pykan's)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        torch.random.fork_rng(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        os.chdir(folder)
+        try:
+            yield
+        finally:
+            os.chdir(states[2])
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
+
+
+def _read(number: int, model: Any) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    def refuse(what: str) -> BadInputError:
+        return BadInputError(f"pykan model {number} has {what}, which a KAN has no place for; convert it without.")
+
+    if model.base_fun_name != "silu":
+        raise refuse(f"the base function {model.base_fun_name}")
+    if model.mult_arity != 2 and any(products for _, products in model.width):
+        raise refuse("products of more than two")
+    if model.width_in[-1] != 1:
+        raise refuse(f"{model.width_in[-1]} outputs")
+    grids, coefs = [], []
+    bias = torch.zeros(())
+    for depth, layer in enumerate(model.act_fun):
+        if model.symbolic_enabled and bool((model.symbolic_fun[depth].mask != 0).any()):
+            raise refuse("symbolic edges")
+        last = depth == model.depth - 1
+        inner = [model.subnode_bias[depth], *([] if last else [model.node_bias[depth]])]
+        if not last and any(bool((b != 0).any()) for b in inner):
+            raise refuse("a bias inside")
+        if model.width[depth + 1][1] and bool((model.node_scale[depth] != 1).any()):
+            raise refuse("scaled products")
+        grid = layer.grid.data[:, layer.k : -layer.k]
+        if not torch.allclose(knots(grid, layer.k), layer.grid.data, atol=1e-5):
+            raise refuse("a grid that is not evenly extended")
+        scale = model.subnode_scale[depth].data
+        if not model.width[depth + 1][1]:
+            scale = scale * model.node_scale[depth].data
+        base, spline = (
+            (weight.data * layer.mask.data * scale).T[..., None] for weight in (layer.scale_base, layer.scale_sp)
+        )
+        grids.append(grid.clone())
+        coefs.append(torch.cat([base, spline * layer.coef.data.transpose(0, 1)], 2))
+        if last:
+            bias = model.node_scale[depth].data * model.subnode_bias[depth].data + model.node_bias[depth].data
+    return grids, coefs, bias.flatten()[0].clone()
