@@ -71,7 +71,7 @@ def main(setup: str) -> None:
     for n, at_n in curve[curve["masks"] >= 1000].groupby("masks"):
         pearson = at_n.pivot(index="example", columns="surrogate", values="pearson")
         best = pearson[list(PEERS)].mean().idxmax()
-        ahead = torch.from_numpy((pearson["kan"] - pearson[best]).to_numpy())
+        ahead = torch.tensor((pearson["kan"] - pearson[best]).to_list(), dtype=torch.float64)
         draws = torch.randint(len(ahead), (p.n_bootstrap, len(ahead)), generator=generator(p.seed, "bootstrap"))
         low, high = metrics.interval(ahead[draws].mean(1))
         rows.append(

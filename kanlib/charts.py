@@ -139,15 +139,18 @@ def lines(frame: pd.DataFrame, *, x: str, y: str, color: str, describe: str, few
     )
 
 
-def sweep(frame: pd.DataFrame, *, x: str, y: str, describe: str) -> alt.Chart:
-    """``y`` at a few values of ``x``, both on logarithmic axes: a power law is a straight line."""
+def sweep(frame: pd.DataFrame, *, x: str, y: str, describe: str, log: bool = True) -> alt.Chart:
+    """``y`` at a few values of ``x``, both on logarithmic axes: a power law is a straight line.
+
+    Without ``log`` the axis of ``y`` begins at 0, so that what does not grow looks flat.
+    """
     scale = alt.Scale(type="log", nice=False, padding=10)
     return (
         alt.Chart(frame[[x, y]], description=describe)
         .mark_line(point=True)
         .encode(
             alt.X(x, type="quantitative", scale=scale, axis=alt.Axis(values=frame[x].tolist())),
-            alt.Y(y, type="quantitative", scale=scale),
+            alt.Y(y, type="quantitative", scale=scale if log else alt.Scale(zero=True)),
             tooltip=[x, alt.Tooltip(y, type="quantitative", format=".3")],
         )
         .properties(width="container", height=200)

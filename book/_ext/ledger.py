@@ -50,14 +50,18 @@ class Sweep(Directive):
     """A column of a JSON file's rows against the one that was varied."""
 
     required_arguments = 1
-    option_spec: ClassVar = {"varied": directives.unchanged_required, "y": directives.unchanged_required}
+    option_spec: ClassVar = {
+        "varied": directives.unchanged_required,
+        "y": directives.unchanged_required,
+        "linear": directives.flag,
+    }
 
     def run(self) -> list[nodes.Node]:
         """Return the chart."""
         x, y = self.options["varied"], self.options["y"]
         frame = pd.DataFrame(_read(self, self.arguments[0])).query("varied == @x")
         charts.enable()
-        chart = charts.sweep(frame, x=x, y=y, describe=f"{y} against {x}.")
+        chart = charts.sweep(frame, x=x, y=y, log="linear" not in self.options, describe=f"{y} against {x}.")
         return [nodes.raw("", chart_html(chart.to_dict()), format="html")]
 
 
