@@ -138,17 +138,20 @@ def _read(number: int, model: Any) -> tuple[list[Tensor], list[Tensor], Tensor]:
     for depth, layer in enumerate(model.act_fun):
         if model.symbolic_enabled and bool((model.symbolic_fun[depth].mask != 0).any()):
             raise refuse("symbolic edges")
-        last = depth == model.depth - 1
-        inner = [model.subnode_bias[depth], *([] if last else [model.node_bias[depth]])]
-        if not last and any(bool((b != 0).any()) for b in inner):
+        last, products = depth == model.depth - 1, model.width[depth + 1][1]
+        # A bias of the output is a KAN's own; one before a product or before another layer is not.
+        inside = [] if last else [model.node_bias[depth]]
+        if products or not last:
+            inside.append(model.subnode_bias[depth])
+        if any(bool((b != 0).any()) for b in inside):
             raise refuse("a bias inside")
-        if model.width[depth + 1][1] and bool((model.node_scale[depth] != 1).any()):
+        if products and bool((model.node_scale[depth] != 1).any()):
             raise refuse("scaled products")
         grid = layer.grid.data[:, layer.k : -layer.k]
         if not torch.allclose(knots(grid, layer.k), layer.grid.data, atol=1e-5):
             raise refuse("a grid that is not evenly extended")
         scale = model.subnode_scale[depth].data
-        if not model.width[depth + 1][1]:
+        if not products:
             scale = scale * model.node_scale[depth].data
         base, spline = (
             (weight.data * layer.mask.data * scale).T[..., None] for weight in (layer.scale_base, layer.scale_sp)

@@ -92,6 +92,14 @@ def test_what_a_kan_has_no_place_for_is_refused():
         pykan.from_pykan([trained(base_fun="identity")[0]])
 
 
+def test_a_bias_before_a_product_at_the_output_is_refused():
+    (model,) = pykan.to_pykan(some_kan([(3, 0), (2, 0), (0, 1)], n=1, dtype=torch.float32))
+    pykan.from_pykan([model])
+    model.subnode_bias[-1].data += 1
+    with pytest.raises(BadInputError, match="a bias inside"):
+        pykan.from_pykan([model])
+
+
 def test_models_of_different_shapes_are_refused():
     one, other = (pykan.to_pykan(some_kan(shape, n=1))[0] for shape in SHAPES[:2])
     with pytest.raises(BadInputError, match="differ in shape"):

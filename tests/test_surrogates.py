@@ -56,6 +56,18 @@ def test_every_surrogate_is_the_same_when_fitted_again(name):
     assert torch.equal(first, again)
 
 
+@pytest.mark.parametrize("name", ["linear", "quadratic", "cubic", "kan"])
+def test_smooth_surrogates_are_close_on_linear_responses(name):
+    fit, validation, test = splits(straight)
+    assert (relative_error(SURROGATES[name](SETTINGS).fit(fit, validation), test) < 1e-2).all()
+
+
+def test_the_linear_one_is_exact_on_linear_responses():
+    fit, validation, test = splits(straight, torch.float64)
+    model = Linear(SETTINGS).fit(fit, validation)
+    torch.testing.assert_close(model.predict(test.masks), test.responses, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("name", SURROGATES.keys() - {"mlp"})
 def test_units_of_the_response_do_not_matter(name):
     # The MLP is as slow here as all others together, and shares what it is about with the trees.
