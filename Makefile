@@ -10,7 +10,7 @@ INSTALLED := .venv/installed
 SNAKEMAKE = snakemake book --cores $(CORES) --quiet host reason rules --config setups="$(SETUPS)"
 
 .DEFAULT_GOAL := help
-.PHONY: help install book serve test check soak claims claims-all lock clean
+.PHONY: help install book record serve test check soak claims claims-all lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,12 +21,18 @@ $(INSTALLED): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 		{ echo "$(PYTHON) is not Python 3.11 to 3.13; say which one is: make PYTHON=python3.12"; exit 1; }
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --disable-pip-version-check -c requirements.lock -e '.[book,paper,dev]'
+	.venv/bin/python -m pip install --disable-pip-version-check -c requirements.lock -e '.[book,paper,timm,dev]'
 	touch $@
 
 book: $(INSTALLED) ## run SETUPS (default digits_resnet18) and build the book
 	$(SNAKEMAKE)
 	@echo "The book is built: open file://$(CURDIR)/_build/html/index.html, or run make serve"
+
+record: $(INSTALLED) ## record the responses of SETUPS into data/responses; goes on where it stopped
+	for setup in $(SETUPS); do \
+		snakemake _artifacts/$$setup/model.safetensors --cores $(CORES) --quiet host reason rules \
+			--config setups=$$setup && python -m kanlib.recording $$setup || exit 1; \
+	done
 
 serve: $(INSTALLED) ## show the built book on http://localhost:PORT (default 8000)
 	python -m http.server --bind localhost --directory _build/html $(PORT)

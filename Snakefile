@@ -4,18 +4,19 @@ from pathlib import Path
 
 import yaml
 
-from kanlib import setups, store
+from kanlib import networks, setups, store
 
 SETUPS = config.get("setups", "digits_resnet18").split()
+# Setups whose responses come with the project need neither weights nor data.
+FROZEN = {name for name in SETUPS if setups.Perturbation.from_setup(name).source == "frozen"}
 NOT_SOURCES = {"setups", "__pycache__", ".ipynb_checkpoints"}
-for setup in SETUPS:
-    setups.read(setup)  # refuses a bad setup before anything runs
-
 # What each notebook reads and writes, and which modules its result depends on.
 STAGES = {
-    "00_training": dict(reads=[], writes=["model"], modules=["models"]),
+    "00_training": dict(reads=[], writes=["model"], modules=["images", "models", "training"]),
     "01_perturbation": dict(
-        reads=["model"], writes=["responses"], modules=["models", "components", "perturbation"]
+        reads=["model"],
+        writes=["responses"],
+        modules=["images", "models", "components", "perturbation", "references", "networks"],
     ),
     "02_surrogate": dict(
         reads=["responses"],
@@ -26,9 +27,9 @@ STAGES = {
         reads=["responses", "surrogates", "scores"], writes=["symbolic"], modules=["metrics", "splines", "kan", "symbolic"]
     ),
     "04_interactions": dict(
-        reads=["model", "responses", "symbolic"],
+        reads=["responses", "symbolic"],
         writes=["interactions"],
-        modules=["models", "components", "perturbation", "metrics", "symbolic", "interactions"],
+        modules=["references", "metrics", "symbolic", "interactions"],
     ),
 }
 
@@ -37,9 +38,25 @@ def artifact(kind):
     return str(store.path("{setup}", kind).relative_to(store.ROOT))
 
 
+def inputs(notebook):
+    """What a notebook reads; in place of the model, the recording of a frozen setup."""
+    reads = STAGES[notebook]["reads"]
+
+    def of(wildcards):
+        if "model" in reads and wildcards.setup in FROZEN:
+            return [str(networks.path(wildcards.setup).relative_to(store.ROOT))]
+        return [artifact(kind).format(setup=wildcards.setup) for kind in reads]
+
+    return of
+
+
+def pages(setup):
+    return [notebook for notebook in STAGES if not (setup in FROZEN and notebook == "00_training")]
+
+
 rule all:
     input:
-        expand("book/setups/{setup}/{notebook}.ipynb", setup=SETUPS, notebook=STAGES),
+        [f"book/setups/{setup}/{notebook}.ipynb" for setup in SETUPS for notebook in pages(setup)],
 
 
 for notebook, stage in STAGES.items():
@@ -48,7 +65,7 @@ for notebook, stage in STAGES.items():
         name:
             notebook
         input:
-            [artifact(kind) for kind in stage["reads"]],
+            inputs(notebook),
             [f"kanlib/{module}.py" for module in [*stage["modules"], "setups", "store", "charts"]],
             template=f"notebooks/{notebook}.ipynb",
         output:
@@ -79,7 +96,7 @@ rule toc:
         toc = yaml.safe_load(Path(input[0]).read_text(encoding="utf8"))
         at = next(i for i, part in enumerate(toc["parts"]) if part["caption"] == "Results")
         toc["parts"][at:at] = [
-            {"caption": setup, "chapters": [{"file": f"setups/{setup}/{notebook}"} for notebook in STAGES]}
+            {"caption": setup, "chapters": [{"file": f"setups/{setup}/{notebook}"} for notebook in pages(setup)]}
             for setup in SETUPS
             if setup != "digits_resnet18"
         ]

@@ -16,9 +16,9 @@ from torch.quasirandom import SobolEngine
 
 from benchmarks.recorded import responses
 from kanlib import fitting, metrics, models, perturbation, store
-from kanlib.components import gated
 from kanlib.kan import KAN
 from kanlib.levenberg_marquardt import mapped, where
+from kanlib.references import gradients
 from kanlib.setups import Training, generator
 
 SETUP = "digits_resnet18"
@@ -57,19 +57,6 @@ def mixture(n: int, m: int, seed: int) -> Tensor:
     return scales * perturbation.masks(n, m, 1.0, seed, "mixture")
 
 
-def gradients(model, names: list[str], x: Tensor, labels: Tensor, masks: Tensor) -> Tensor:
-    """``∂f/∂σ`` of every example at every mask, ``[E, N, m]``."""
-    margin = perturbation.OUTPUT_FUNCTIONS["margin"]
-    out = torch.empty(len(x), *masks.shape)
-    with gated(model, names) as gates:
-        for e in range(len(x)):
-            for part in torch.arange(len(masks)).split(25):
-                sigma = masks[part].requires_grad_()
-                values = margin(gates(x[e : e + 1], sigma), labels[e].expand(len(part)))
-                (out[e, part],) = torch.autograd.grad(values.sum(), sigma)
-    return out
-
-
 def refined(kan: KAN, loss: Callable[[KAN, int], Tensor], validation: Callable[[KAN, int], Tensor]) -> list[KAN]:
     """L-BFGS on all coefficients of each example; of its iterates the one of lowest validation error."""
     out = []
@@ -104,7 +91,7 @@ def main() -> None:
     y, w, true = (data[f"responses.{split}"][:EXAMPLES] for split in ("fit", "validation", "test"))
     model, images = models.trained(Training.from_setup(SETUP).load("model"))
     names = data.record["names"]
-    seen = images.x_test[data["examples"][:EXAMPLES]], data["labels"][:EXAMPLES]
+    seen = images.test.read(data["examples"][:EXAMPLES]), data["labels"][:EXAMPLES]
     found: dict[str, list[Tensor]] = {}
 
     def fitted(name: str, x: Tensor, y: Tensor, **changes) -> None:

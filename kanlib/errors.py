@@ -1,5 +1,8 @@
 """What kanlib raises when its input, not its code, is at fault."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class BadInputError(ValueError):
     """One sentence: what was wrong, what was expected, what to do.
@@ -10,3 +13,8 @@ class BadInputError(ValueError):
 
     def _render_traceback_(self) -> list[str]:
         return [f"{type(self).__name__}: {self}"]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known name that is most like ``name``, to suggest."""
+    return difflib.get_close_matches(name, list(known), n=1, cutoff=0)[0]

@@ -6,7 +6,6 @@ coefficient ``c_S`` that comes out is ``L_S``, exactly, for all subsets at once.
 """
 
 from collections.abc import Sequence
-from copy import deepcopy
 from functools import cache
 from itertools import combinations
 from math import factorial
@@ -14,27 +13,10 @@ from math import factorial
 import numpy as np
 import sympy
 import torch
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
-from kanlib.components import Site, gated
 from kanlib.errors import BadInputError
-from kanlib.perturbation import OUTPUT_FUNCTIONS
-
-Subset = tuple[int, ...]
-
-
-def subsets(m: int, max_order: int) -> list[Subset]:
-    """All subsets of ``{0, …, m − 1}`` of size 1 to ``max_order``, by size, then in lexicographic order.
-
-    Raises:
-        BadInputError: ``max_order`` is not between 1 and ``min(m, 4)``.
-    """
-    if not 1 <= max_order <= min(m, 4):
-        raise BadInputError(
-            f"max_order is {max_order}, expected 1 to {min(m, 4)} for {m} components; set max_order."
-        )
-    return [s for r in range(1, max_order + 1) for s in combinations(range(m), r)]
+from kanlib.references import Subset, subsets
 
 
 def coefficients(
@@ -74,46 +56,6 @@ def pair_matrix(index: Sequence[Subset], values: Tensor, m: int) -> Tensor:
             i, j = subset
             matrix[i, j] = matrix[j, i] = values[position]
     return matrix
-
-
-def local_derivatives(
-    model: nn.Module,
-    components: Sequence[str],
-    x: Tensor,
-    labels: Tensor,
-    *,
-    site: Site = "branch",
-    output_function: str = "margin",
-) -> Tensor:
-    """The network's own ``∂_S f(z, σ)`` at ``σ = 0`` for ``|S| ≤ 2``, by double backward in float64.
-
-    Args:
-        model: in evaluation mode; a copy of it is differentiated.
-        components: names of the m modules to gate.
-        x: examples ``[E, ...]``.
-        labels: ``[E]``.
-        site: see :func:`kanlib.components.gated`.
-        output_function: a key of :data:`kanlib.perturbation.OUTPUT_FUNCTIONS`.
-
-    Returns:
-        ``[E, m + m(m − 1)/2]`` in the order of :func:`subsets`, in units of the output function (fp64).
-    """
-    m = len(components)
-    upper = torch.triu_indices(m, m, offset=1)
-    read = OUTPUT_FUNCTIONS[output_function]
-    rows = []
-    with gated(deepcopy(model).double(), components, site) as gates:
-        pairs = list(zip(x.double().split(1), labels.split(1), strict=True))
-        for example, label in tqdm(pairs, "exact derivatives", unit="example", mininterval=1):
-
-            def f(sigma: Tensor, example: Tensor = example, label: Tensor = label) -> Tensor:
-                return read(gates(example, sigma[None]), label)[0]
-
-            zero = torch.zeros(m, dtype=torch.float64)
-            gradient = torch.autograd.functional.jacobian(f, zero)
-            hessian = torch.autograd.functional.hessian(f, zero)
-            rows.append(torch.cat([gradient, hessian[upper[0], upper[1]]]))
-    return torch.stack(rows)
 
 
 class _Jet:

@@ -1,86 +1,238 @@
-"""Classifiers and the images they classify."""
+"""Classifiers by name, or of the user's own making, and their weights."""
 
-import difflib
-from dataclasses import dataclass
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 import torchvision
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from torchvision.transforms.functional import to_tensor
+from tqdm import tqdm
 
-from kanlib.errors import BadInputError
+from kanlib import images
+from kanlib.errors import BadInputError, nearest
+from kanlib.images import Images, Split, Transform
+from kanlib.setups import Training
 from kanlib.store import Artifact
 
 
-@dataclass(frozen=True)
-class Images:
-    """A labelled data set in two splits: images ``[n, 3, H, W]`` (fp32, standardised), labels ``[n]`` (int64)."""
+def load(p: Training) -> tuple[nn.Module, Images]:
+    """The classifier and the data that these knobs ask for: untrained, or with its published weights.
 
-    x_train: Tensor
-    y_train: Tensor
-    x_test: Tensor
-    y_test: Tensor
-    classes: tuple[str, ...]
-
-
-def digits(size: int, seed: int) -> Images:
-    """scikit-learn's 1,797 scans of handwritten digits, 8×8 in 17 grey levels, enlarged to ``size`` × ``size``.
-
-    A fifth of each class is the test split, drawn by ``seed``. Grey values are standardised by mean and
-    standard deviation of the training split, enlarged bilinearly and repeated over three channels.
-    Source: Alpaydin and Kaynak (1998), as shipped with scikit-learn.
+    Raises:
+        BadInputError: as :func:`classifier`, :func:`published` and :func:`kanlib.images.read`, or the data has
+            a label that the classifier has no logit for.
     """
-    raw = load_digits()
-    x_train, x_test, y_train, y_test = train_test_split(
-        raw.images, raw.target, test_size=0.2, random_state=seed, stratify=raw.target
+    weights = None if p.weights is None else published(p.architecture, p.weights, download=p.download)
+    return _built(p.model_dump(), weights)
+
+
+def trained(artifact: Artifact) -> tuple[nn.Module, Images]:
+    """The classifier that 00_training left behind, in evaluation mode, and its data.
+
+    Raises:
+        BadInputError: the weights do not fit the architecture that the record names.
+    """
+    return _built(artifact.record["parameters"], artifact.content)
+
+
+def _built(made: Mapping[str, Any], weights: dict[str, Tensor] | None) -> tuple[nn.Module, Images]:
+    """Model and data from the knobs of 00_training; untrained without ``weights``."""
+
+    def data(transform: Transform | None) -> Images:
+        return images.read(
+            made["data"],
+            size=made["image_size"],
+            seed=made["seed"],
+            transform=transform,
+            download=made["download"],
+        )
+
+    published_too = made["weights"] is not None
+    # Nothing is decoded before it is asked for, so that the classes are known before there is a transform.
+    found = data(to_tensor if published_too else None)
+    n_classes = made["n_classes"] or len(found.classes)
+    highest = int(found.test.labels.max())
+    if highest >= n_classes:
+        raise BadInputError(
+            f"data {made['data']} has label {highest}, expected 0 to {n_classes - 1}; set n_classes."
+        )
+    model, transform = classifier(
+        made["architecture"], n_classes, small_images=made["small_images"], seed=made["seed"]
     )
-    mean, std = x_train.mean(), x_train.std()
-
-    def prepared(images) -> Tensor:
-        x = torch.from_numpy((images - mean) / std).float()[:, None]
-        return F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False).expand(-1, 3, -1, -1)
-
-    return Images(
-        prepared(x_train),
-        torch.from_numpy(y_train).long(),
-        prepared(x_test),
-        torch.from_numpy(y_test).long(),
-        tuple(str(name) for name in raw.target_names),
-    )
+    if published_too and transform is not None:
+        found = data(transform)
+    return (with_weights(model, weights) if weights is not None else model), found
 
 
-def classifier(architecture: str, n_classes: int, *, small_images: bool = False, seed: int = 0) -> nn.Module:
-    """An untrained ``torchvision/<name>`` with ``n_classes`` logits, channels-last (faster convolutions).
+def classifier(
+    architecture: str, n_classes: int, *, small_images: bool = False, seed: int = 0
+) -> tuple[nn.Module, Transform | None]:
+    """An untrained classifier, channels-last (faster convolutions), and the transform that goes with it.
 
     Args:
-        architecture: ``torchvision/<name>`` of a classifier.
+        architecture: ``torchvision/<name>``, ``timm/<name>``, or ``path/to/file.py:factory``, where
+            ``factory(n_classes)`` returns an ``nn.Module``, or a pair of one and its transform from a PIL
+            image to ``[3, H, W]``.
         n_classes: number of logits.
         small_images: replace the stem of a residual network by a 3×3 convolution of stride 1 and leave
             out the max-pool, as is usual for 32×32 images.
         seed: of the initial weights; the global random state is left as found.
 
+    Returns:
+        The model and the preprocessing of its published weights, ``None`` where there is none.
+
     Raises:
         BadInputError: no such model (the nearest name is suggested), or one without that stem.
     """
     source, _, name = architecture.partition("/")
-    known = torchvision.models.list_models(module=torchvision.models)
-    if source != "torchvision" or name not in known:
-        near = difflib.get_close_matches(name or source, known, n=1, cutoff=0)
-        raise BadInputError(f"architecture {architecture} is unknown; did you mean torchvision/{near[0]}?")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = torchvision.models.get_model(name, weights=None, num_classes=n_classes)
+        if ".py:" in architecture:
+            model, transform = _from_file(architecture, n_classes)
+        elif source == "timm":
+            model, transform = _from_timm(name, n_classes)
+        else:
+            model, transform = _from_torchvision(architecture, n_classes)
         if small_images:
-            stem = getattr(model, "conv1", None)
-            if not isinstance(stem, nn.Conv2d) or not hasattr(model, "maxpool"):
-                raise BadInputError(
-                    f"{architecture} has no conv1 and maxpool to replace; set small_images to false."
-                )
-            model.conv1 = nn.Conv2d(stem.in_channels, stem.out_channels, 3, padding=1, bias=stem.bias is not None)
-            model.maxpool = nn.Identity()
-    return model.to(memory_format=torch.channels_last)
+            _shrink_stem(model, architecture)
+    return model.to(memory_format=torch.channels_last), transform
+
+
+def _from_torchvision(architecture: str, n_classes: int) -> tuple[nn.Module, Transform | None]:
+    source, _, name = architecture.partition("/")
+    known = torchvision.models.list_models(module=torchvision.models)
+    if source != "torchvision" or name not in known:
+        raise BadInputError(
+            f"architecture {architecture} is unknown; did you mean torchvision/{nearest(name or source, known)}?"
+        )
+    default = getattr(torchvision.models.get_model_weights(name), "DEFAULT", None)
+    model = torchvision.models.get_model(name, weights=None, num_classes=n_classes)
+    return model, default.transforms() if default else None
+
+
+def _from_timm(name: str, n_classes: int) -> tuple[nn.Module, Transform]:
+    timm = _timm()
+    if not timm.is_model(name.partition(".")[0]):
+        raise BadInputError(
+            f"architecture timm/{name} is unknown; did you mean timm/{nearest(name, timm.list_models())}?"
+        )
+    model = timm.create_model(name, num_classes=n_classes)
+    return model, timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))
+
+
+def _timm() -> Any:
+    try:
+        import timm
+        import timm.data
+    except ImportError:
+        raise BadInputError("timm is not installed, which architecture timm/… needs; pip install timm.") from None
+    return timm
+
+
+def _from_file(architecture: str, n_classes: int) -> tuple[nn.Module, Transform | None]:
+    file, _, factory = architecture.rpartition(":")
+    if not Path(file).is_file():
+        raise BadInputError(f"architecture {architecture} names no file {file}, expected path/to/file.py:factory.")
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not callable(getattr(module, factory, None)):
+        raise BadInputError(f"{file} has no function {factory}; correct architecture.")
+    made = getattr(module, factory)(n_classes)
+    model, transform = made if isinstance(made, tuple) else (made, None)
+    if not isinstance(model, nn.Module):
+        raise BadInputError(f"{architecture} returns a {type(model).__name__}, expected an nn.Module.")
+    return model, transform
+
+
+def _shrink_stem(model: nn.Module, architecture: str) -> None:
+    stem = getattr(model, "conv1", None)
+    if not isinstance(stem, nn.Conv2d) or not hasattr(model, "maxpool"):
+        raise BadInputError(f"{architecture} has no conv1 and maxpool to replace; set small_images to false.")
+    model.conv1 = nn.Conv2d(stem.in_channels, stem.out_channels, 3, padding=1, bias=stem.bias is not None)
+    model.maxpool = nn.Identity()
+
+
+def published(architecture: str, weights: str, *, download: bool = False) -> dict[str, Tensor]:
+    """A state dict, never unpickled beyond tensors.
+
+    Args:
+        architecture: as for :func:`classifier`.
+        weights: the path of a ``.safetensors`` file or of a state dict saved by torch; or the name of
+            published weights (``DEFAULT`` or, from torchvision, another): then ``<model>.safetensors`` in the
+            folder of :func:`kanlib.images.folder` goes before the library's own cache.
+        download: whether the library may fetch what its cache lacks.
+
+    Raises:
+        BadInputError: no such file or name, a file that holds no state dict, nothing in the cache and no
+            leave to download.
+    """
+    source, _, name = architecture.partition("/")
+    local = images.folder() / f"{name}.safetensors"
+    if Path(weights).suffix:
+        return _from_weights(Path(weights))
+    if local.is_file():
+        return _from_weights(local)
+    missing = BadInputError(
+        f"weights {weights} of {architecture} are neither at {local} nor in its library's cache; "
+        "set download to true, or weights to a file."
+    )
+    if source == "torchvision":
+        known = torchvision.models.get_model_weights(name)
+        if weights not in known.__members__:
+            raise BadInputError(
+                f"weights {weights} of {architecture} are unknown; there are {', '.join(known.__members__)}."
+            )
+        cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(known[weights].url).name
+        if not (download or cached.is_file()):
+            raise missing
+        return known[weights].get_state_dict(progress=True, check_hash=True)
+    if source == "timm":
+        return _hub_weights(name, download, missing)
+    raise BadInputError(f"weights {weights} of {architecture} is no file; set weights to a .safetensors file.")
+
+
+def _hub_weights(name: str, download: bool, missing: BadInputError) -> dict[str, Tensor]:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    repository = _timm().create_model(name).pretrained_cfg["hf_hub_id"]
+    try:
+        file = hf_hub_download(repository, "model.safetensors", local_files_only=not download)
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise missing from error
+    return _from_weights(Path(file))
+
+
+def _from_weights(file: Path) -> dict[str, Tensor]:
+    if not file.is_file():
+        raise BadInputError(f"weights {file} is missing, expected a .safetensors file or a state dict.")
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        found = torch.load(file, map_location="cpu", weights_only=True)
+    except (
+        SafetensorError,
+        RuntimeError,
+        OSError,
+        EOFError,
+        ValueError,
+        torch.serialization.pickle.UnpicklingError,
+    ) as error:
+        raise BadInputError(
+            f"weights {file} cannot be read ({str(error).splitlines()[0]}), expected tensors only; "
+            "save model.state_dict() anew."
+        ) from error
+    for key in ("state_dict", "model"):
+        found = found.get(key, found) if isinstance(found, dict) else found
+    if not (isinstance(found, dict) and all(torch.is_tensor(value) for value in found.values())):
+        raise BadInputError(f"weights {file} hold a {type(found).__name__}, expected a state dict of tensors.")
+    return found
 
 
 def with_weights(model: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
@@ -103,23 +255,13 @@ def with_weights(model: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
     return model.eval()
 
 
-def trained(artifact: Artifact) -> tuple[nn.Module, Images]:
-    """The classifier that 00_training left behind, in evaluation mode, and its data.
-
-    Raises:
-        BadInputError: the weights do not fit the architecture that the record names.
-    """
-    made = artifact.record["parameters"]
-    data = digits(made["image_size"], made["seed"])
-    model = classifier(made["architecture"], len(data.classes), small_images=made["small_images"])
-    return with_weights(model, artifact.content), data
-
-
 @torch.inference_mode()
-def predict(model: nn.Module, x: Tensor, batch_size: int = 100) -> Tensor:
-    """Logits ``[n, classes]`` of images ``[n, ...]``, on the CPU, ``batch_size`` at a time."""
+def predict(model: nn.Module, split: Split, positions: Tensor | None = None, batch_size: int = 100) -> Tensor:
+    """Logits ``[n, classes]`` of the images at these positions (``None``: all), read ``batch_size`` at a time."""
     where = next(model.parameters()).device
-    return torch.cat([model(batch.to(where)).cpu() for batch in x.split(batch_size)])
+    positions = torch.arange(len(split)) if positions is None else positions
+    bar = tqdm(positions.split(batch_size), "predictions", unit="batch", mininterval=1, leave=False)
+    return torch.cat([model(split.read(some).to(where)).cpu() for some in bar])
 
 
 def device(name: str) -> torch.device:

@@ -1,15 +1,18 @@
 """Algorithm 1: masks, and the responses of a classifier to them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from kanlib import models
 from kanlib.components import Site, gated
-from kanlib.errors import BadInputError
-from kanlib.setups import generator
+from kanlib.errors import BadInputError, nearest
+from kanlib.images import Images
+from kanlib.setups import Perturbation, generator
 
 #: The splits of a setup's masks, see :func:`masks`.
 SPLITS = ("fit", "validation", "test", "reference")
@@ -40,42 +43,65 @@ def masks(n: int, m: int, scale: float, seed: int, split: str) -> Tensor:
     return scale * flat[: n * m].view(n, m)
 
 
-def choose_examples(correct: Tensor, n: int, seed: int, *, development: bool) -> Tensor:
-    """Positions ``[n]`` of ``n`` correctly classified examples, drawn by ``seed``.
+def one_at_a_time(m: int, reach: float = 3.0, points: int = 61) -> Tensor:
+    """Masks ``[m · points, m]`` that scale one component at a time, from ``−reach`` to ``reach``."""
+    sweep = torch.linspace(-reach, reach, points)
+    return torch.cat([sweep[:, None] * row for row in torch.eye(m)])
+
+
+def choose_examples(model: nn.Module, data: Images, p: Perturbation, *, development: bool | None = None) -> Tensor:
+    """Positions ``[n]`` in the test split of the examples that ``p`` asks for.
+
+    Without ``p.examples``, up to ``p.n_candidates`` images are drawn by ``p.seed``, those of ``p.only_class`` if
+    it is set, and the first ``p.n_examples`` of them that obey the rule ``p.choose`` are taken;
+    ``smallest_margin`` means the correctly classified ones nearest to being misclassified. Development
+    examples are drawn from one half of the test split, reported ones from the other, so that the two never meet.
 
     Args:
-        correct: whether each example is classified correctly, ``[n_test]`` (bool).
-        n: how many.
-        seed: of the draw.
-        development: the set for design decisions, drawn from one half of the test split; the reported
-            examples come from the other half, so the two never meet, whatever ``n``.
+        model: in evaluation mode.
+        data: its test split is drawn from.
+        p: the knobs.
+        development: which half; ``None``: as ``p.example_set`` says.
 
     Raises:
-        BadInputError: fewer than ``n`` such examples.
+        BadInputError: fewer such examples than asked for, a position named twice or beyond the split, or a
+            class that the data does not have.
     """
-    order = torch.randperm(len(correct), generator=generator(seed, "examples"))
-    half = len(correct) // 2
+    labels = data.test.labels
+    if p.examples is not None:
+        if max(p.examples) >= len(labels) or len(set(p.examples)) < len(p.examples):
+            raise BadInputError(
+                f"examples is {p.examples}, expected different positions from 0 to {len(labels) - 1}."
+            )
+        return torch.tensor(p.examples)
+    order = torch.randperm(len(labels), generator=generator(p.seed, "examples"))
+    half = len(labels) // 2
+    if development is None:
+        development = p.example_set == "development"
     pool = order[:half] if development else order[half:]
-    pool = pool[correct[pool]]
-    if len(pool) < n:
+    if p.only_class is not None:
+        if p.only_class not in data.classes:
+            raise BadInputError(
+                f"only_class {p.only_class} is unknown to {len(data.classes)} classes; "
+                f"did you mean {nearest(p.only_class, data.classes)}?"
+            )
+        pool = pool[labels[pool] == data.classes.index(p.only_class)]
+    pool = pool[: p.n_candidates]
+    margin = _margin(models.predict(model, data.test, pool), labels[pool])
+    if p.choose in ("correct", "smallest_margin"):
+        pool, margin = pool[margin > 0], margin[margin > 0]
+    elif p.choose == "misclassified":
+        pool = pool[margin < 0]
+    if p.choose == "smallest_margin":
+        pool = pool[margin.argsort(stable=True)]
+    if len(pool) < p.n_examples:
         raise BadInputError(
-            f"n_examples is {n}, but there are {len(pool)} correctly classified ones to draw from."
+            f"n_examples is {p.n_examples}, but there are {len(pool)} to draw from ({p.choose}"
+            f"{f', class {p.only_class}' if p.only_class else ''}); lower n_examples or raise n_candidates."
         )
-    return pool[:n]
+    return pool[: p.n_examples]
 
 
-def named_examples(positions: Sequence[int], n_test: int) -> Tensor:
-    """``positions`` in the test split as a tensor.
-
-    Raises:
-        BadInputError: one occurs twice or lies beyond the split of ``n_test`` examples.
-    """
-    if max(positions) >= n_test or len(set(positions)) < len(positions):
-        raise BadInputError(f"examples is {list(positions)}, expected different positions from 0 to {n_test - 1}.")
-    return torch.tensor(positions)
-
-
-@torch.inference_mode()
 def responses(
     model: nn.Module,
     components: Sequence[str],
@@ -86,12 +112,76 @@ def responses(
     site: Site = "branch",
     output_function: str = "margin",
     batch_size: int = 25,
+    progress: str | None = "responses",
 ) -> tuple[Tensor, Tensor]:
     """Centred responses ``Δf(z, σ) = f(z, σ) − f(z, 0)`` (equation 1) of every example to every mask.
 
+    Args:
+        model: as for :func:`outputs`.
+        components: names of the m modules to gate.
+        x: examples ``[E, ...]``.
+        labels: ``[E]``.
+        sigma: masks ``[N, m]``.
+        site: see :func:`kanlib.components.gated`.
+        output_function: a key of :data:`OUTPUT_FUNCTIONS`.
+        batch_size: masks a forward pass.
+        progress: what the bar is called; ``None``: there is none.
+
+    Returns:
+        Responses ``[E, N]`` and clean outputs ``f(z, 0)`` ``[E]``, fp32, on the CPU.
+
+    Raises:
+        BadInputError: a response is not finite (example and mask are named).
+    """
+    out, clean = outputs(
+        model,
+        components,
+        x,
+        labels,
+        sigma,
+        site=site,
+        output_functions=[output_function],
+        batch_size=batch_size,
+        progress=progress,
+    )
+    return centred(out[0], clean[0]), clean[0]
+
+
+def centred(out: Tensor, clean: Tensor) -> Tensor:
+    """``f(z, σ) − f(z, 0)``, ``[E, N]``.
+
+    Raises:
+        BadInputError: one is not finite (example and mask are named).
+    """
+    difference = out - clean[:, None]
+    if not difference.isfinite().all():
+        e, i = (~difference.isfinite()).nonzero()[0].tolist()
+        raise BadInputError(
+            f"the response of example {e + 1} to mask {i + 1} is {difference[e, i]}, expected a finite number; "
+            "check the model's weights, or lower scale."
+        )
+    return difference
+
+
+@torch.inference_mode()
+def outputs(
+    model: nn.Module,
+    components: Sequence[str],
+    x: Tensor,
+    labels: Tensor,
+    sigma: Tensor,
+    *,
+    site: Site = "branch",
+    output_functions: Sequence[str] = ("margin",),
+    batch_size: int = 25,
+    progress: str | None = "responses",
+) -> tuple[Tensor, Tensor]:
+    """Outputs ``f(z, σ)`` of every example under every mask, and ``f(z, 0)``.
+
     One forward pass answers ``batch_size`` masks of one example; what comes before the first gate is
-    computed once for all of them. Every batch, also the clean one and the last, has the same shape, so a
-    response does not depend on which masks it was recorded with, and ``Δf(z, 0) = 0`` exactly.
+    computed once for all of them. Every batch, also the clean one and the last, has the same shape, so an
+    output does not depend on which masks it was recorded with, and ``f(z, 0)`` is the same to the bit
+    under a mask of zeros.
 
     Args:
         model: in evaluation mode, fp32.
@@ -100,33 +190,41 @@ def responses(
         sigma: masks ``[N, m]``.
         components: names of the m modules to gate.
         site: see :func:`kanlib.components.gated`.
-        output_function: a key of :data:`OUTPUT_FUNCTIONS`.
+        output_functions: F keys of :data:`OUTPUT_FUNCTIONS`.
         batch_size: masks a forward pass.
+        progress: what the bar is called; ``None``: there is none.
 
     Returns:
-        Responses ``[E, N]`` and clean outputs ``f(z, 0)`` ``[E]``, fp32, on the CPU.
+        ``[F, E, N]`` and ``[F, E]``, fp32, on the CPU.
 
     Raises:
-        BadInputError: a response is not finite (example and mask are named).
+        BadInputError: the device runs out of memory.
     """
-    read = OUTPUT_FUNCTIONS[output_function]
     n, m = sigma.shape
     batches = F.pad(sigma, (0, 0, 0, -n % batch_size)).view(-(-n // batch_size), batch_size, m).to(x.device)
-    out = torch.empty(len(x), batches.shape[0] * batch_size)
-    clean = torch.empty(len(x))
-    bar = tqdm(total=len(x) * n, desc="responses", unit="mask", mininterval=1)
-    with gated(model, components, site) as gates, bar:
+    out = torch.empty(len(output_functions), len(x), batches.shape[0] * batch_size)
+    clean = torch.empty(len(output_functions), len(x))
+    bar = tqdm(total=len(x) * n, desc=progress, unit="mask", mininterval=1, disable=progress is None)
+    with gated(model, components, site) as gates, bar, enough_memory(batch_size):
         for e in range(len(x)):
             example, label = x[e : e + 1], labels[e].expand(batch_size)
-            clean[e] = read(gates(example, batches.new_zeros(batch_size, m)), label)[0]
-            for b, batch in enumerate(batches):
-                out[e, b * batch_size : (b + 1) * batch_size] = read(gates(example, batch), label)
-                bar.update(min(batch_size, n - b * batch_size))
-    out = out[:, :n] - clean[:, None]
-    if not out.isfinite().all():
-        e, i = (~out.isfinite()).nonzero()[0].tolist()
+            for b, batch in enumerate([batches.new_zeros(batch_size, m), *batches]):
+                logits = gates(example, batch)
+                read = torch.stack([OUTPUT_FUNCTIONS[name](logits, label) for name in output_functions])
+                if b == 0:
+                    clean[:, e] = read[:, 0]
+                else:
+                    out[:, e, (b - 1) * batch_size : b * batch_size] = read
+                    bar.update(min(batch_size, n - (b - 1) * batch_size))
+    return out[..., :n], clean
+
+
+@contextmanager
+def enough_memory(batch_size: int) -> Iterator[None]:
+    """Turn a device's running out of memory into a sentence that says what to set."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
         raise BadInputError(
-            f"the response of example {e + 1} to mask {i + 1} is {out[e, i]}, expected a finite number; "
-            "check the model's weights, or lower scale."
-        )
-    return out, clean
+            f"the device ran out of memory with batch_size {batch_size}; set batch_size to {batch_size // 2 or 1}."
+        ) from error

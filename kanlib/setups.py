@@ -67,12 +67,12 @@ class Stage(BaseModel):
             for name in cls.model_fields
             if name != "run" and getattr(stage, name) != getattr(as_in_file, name)
         ]
-        if changed and stage._folder == stage._setup_folder:
+        if changed and stage.folder == stage._setup_folder:
             raise BadInputError(
                 f"{changed[0]} differs from setup {setup}, whose artifacts would be overwritten; "
                 "set run to another name for this variant."
             )
-        if stage._folder != stage._setup_folder and stage.run in names():
+        if stage.folder != stage._setup_folder and stage.run in names():
             raise BadInputError(
                 f"run {stage.run} is the name of a setup, whose artifacts would be lost; choose another name."
             )
@@ -100,12 +100,12 @@ class Stage(BaseModel):
         Raises:
             BadInputError: as in :func:`kanlib.store.load`, or it was made from other inputs.
         """
-        own, of_setup = (store.path(folder, kind) for folder in (self._folder, self._setup_folder))
+        own, of_setup = (store.path(folder, kind) for folder in (self.folder, self._setup_folder))
         artifact = store.load(own if own.exists() or not of_setup.exists() else of_setup)
         for name, expected in inputs.items():
             if artifact.record["inputs"].get(name) != expected.hash:
                 raise BadInputError(
-                    f"the artifact {kind} of run {self._folder} was not made from the {name} that are there now; "
+                    f"the artifact {kind} of run {self.folder} was not made from the {name} that are there now; "
                     f"run {store.WRITTEN_BY[kind]} again."
                 )
         return artifact
@@ -117,7 +117,7 @@ class Stage(BaseModel):
         """
         inputs = {name: value.hash for name, value in more.items() if isinstance(value, store.Artifact)}
         store.save(
-            store.path(self._folder, kind),
+            store.path(self.folder, kind),
             content,
             kind=kind,
             parameters=self.model_dump(exclude={"run"}),
@@ -126,7 +126,8 @@ class Stage(BaseModel):
         )
 
     @property
-    def _folder(self) -> str:
+    def folder(self) -> str:
+        """Name of the folder of this run's artifacts."""
         return self.run or self._setup_folder
 
     @property
@@ -139,17 +140,27 @@ class Training(Stage):
 
     section: ClassVar[str] = "training"
 
-    data: Literal["digits"] = Field("digits", description="the data set")
+    data: str = Field("digits", description="digits, torchvision/<data set>, or a folder with labels.csv")
+    download: bool = Field(False, description="allow torchvision and timm to download data and weights")
     image_size: Positive = Field(32, description="side to which images are resized, in pixels")
-    architecture: str = Field("torchvision/resnet18", description="torchvision/<name of a classifier>")
+    architecture: str = Field(
+        "torchvision/resnet18", description="torchvision/<name>, timm/<name> or path/to/file.py:factory"
+    )
+    weights: str | None = Field(
+        None, description="published ones, DEFAULT or another name, or a file; None: train"
+    )
     small_images: bool = Field(True, description="3×3 stem and no max-pool (residual networks only)")
     epochs: Positive = Field(6, description="passes over the training split")
     batch_size: Positive = Field(32, description="images a step")
     learning_rate: float = Field(0.05, gt=0, description="peak of the one-cycle schedule of SGD")
     weight_decay: float = Field(5e-4, ge=0, description="of SGD with Nesterov momentum")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the cross-entropy")
+    augment: bool = Field(False, description="shift and mirror the training images at random")
+    training_sizes: list[Positive] = Field([], description="sides of the images in the first epochs, in pixels")
     precision: Literal["bf16", "fp32"] = Field(
         "bf16", description="of the training steps: bf16 (autocast) or fp32"
     )
+    n_classes: Positive | None = Field(None, description="logits of the model; None: one a class of the data")
     n_train: Positive | None = Field(None, description="train on the first n only; None: all")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu")
 
@@ -159,6 +170,9 @@ class Perturbation(Stage):
 
     section: ClassVar[str] = "perturbation"
 
+    source: Literal["live", "frozen"] = Field(
+        "live", description="live: ask the network; frozen: data/responses, recorded before"
+    )
     components: list[str] = Field(
         ["layer*.*"], min_length=1, description="patterns over module names, one * a level"
     )
@@ -170,7 +184,12 @@ class Perturbation(Stage):
     example_set: Literal["reported", "development"] = Field(
         "reported", description="reported, or development for design decisions"
     )
-    n_examples: Positive = Field(8, description="how many of them, drawn from correctly classified test images")
+    choose: Literal["correct", "misclassified", "smallest_margin", "any"] = Field(
+        "correct", description="correct, misclassified, smallest_margin or any test images"
+    )
+    only_class: str | None = Field(None, description="name of the one class that examples are drawn from")
+    n_candidates: Positive = Field(1000, description="test images that are looked at, to draw examples from")
+    n_examples: Positive = Field(8, description="how many of them")
     examples: list[Count] | None = Field(
         None, min_length=1, description="positions in the test split, instead of drawing"
     )
@@ -178,6 +197,30 @@ class Perturbation(Stage):
     n_validation: Positive = Field(500, description="masks that choose regularisation, restarts and complexity")
     n_test: Positive = Field(1000, description="masks that score, once")
     n_reference: Count = Field(500, description="masks that no surrogate sees, for derivative references")
+    derivative_order: Annotated[int, Field(ge=1, le=4)] = Field(
+        2, description="of the network's own derivatives at σ = 0"
+    )
+    batch_size: Positive = Field(25, description="masks a forward pass")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu")
+
+
+class Recording(Stage):
+    """Frozen responses: what is recorded of a network once, so that the rest needs neither it nor its data."""
+
+    section: ClassVar[str] = "recording"
+
+    n_reported: Positive = Field(12, description="examples that results are reported for")
+    n_development: Count = Field(4, description="examples for design decisions")
+    n_fit: Positive = Field(8000, description="fit masks at the gate site branch")
+    n_fit_output: Count = Field(4000, description="fit masks at the gate site output")
+    n_validation: Positive = Field(500, description="validation masks")
+    n_test: Positive = Field(1000, description="test masks")
+    n_reference: Count = Field(1000, description="masks at which the gradient is taken too")
+    scales: list[Annotated[float, Field(gt=0)]] = Field(
+        [0.25, 0.5, 1.5], description="of further test masks, as many as n_test each"
+    )
+    n_ablation: Count = Field(500, description="masks that remove components: each, each pair, random sets")
+    max_order: Positive = Field(3, le=4, description="of the exact derivatives at σ = 0")
     batch_size: Positive = Field(25, description="masks a forward pass")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu")
 
@@ -239,7 +282,7 @@ _Loader.add_implicit_resolver(
 )
 
 AnyStage = TypeVar("AnyStage", bound=Stage)
-STAGES = {stage.section: stage for stage in (Training, Perturbation, Surrogate, Symbolic, Interactions)}
+STAGES = {stage.section: stage for stage in (Training, Perturbation, Recording, Surrogate, Symbolic, Interactions)}
 _COMMON = {"seed", "threads"}
 
 
@@ -253,7 +296,7 @@ def section(setup: str, name: str) -> dict[str, Any]:
 
     Args:
         setup: a name in ``notebooks/setups``, or the path of a ``.yaml`` file.
-        name: ``training``, ``perturbation``, ``surrogate``, ``symbolic`` or ``interactions``.
+        name: ``training``, ``perturbation``, ``recording``, ``surrogate``, ``symbolic`` or ``interactions``.
     """
     whole = read(setup)
     return {key: whole[key] for key in _COMMON & whole.keys()} | whole.get(name, {})

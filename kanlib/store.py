@@ -117,13 +117,13 @@ def save(
     return target
 
 
-def load(source: Path) -> Artifact:
-    """Read an artifact.
+def load(source: Path, kind: str | None = None) -> Artifact:
+    """Read an artifact of that kind; ``None``: of the kind that its name says.
 
     Raises:
         BadInputError: it is missing, truncated, or not one of ours.
     """
-    kind = source.name.split(".")[0]
+    kind = kind or source.name.split(".")[0]
     notebook = WRITTEN_BY.get(kind, "the notebook before this one")
     if not source.is_file():
         raise BadInputError(f"{_short(source)} is missing; it is written by {notebook}, so run that first.")

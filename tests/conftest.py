@@ -27,7 +27,7 @@ def resnet():
     """A ResNet-18 for small images in evaluation mode, with batch norms that are not the identity."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = models.classifier("torchvision/resnet18", 10, small_images=True)
+        model = models.classifier("torchvision/resnet18", 10, small_images=True)[0]
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.weight.data.uniform_(0.5, 1.5)

@@ -182,7 +182,7 @@ def test_gates_are_gone_on_exit(resnet, images, site):
 
 
 def test_gates_are_gone_after_an_exception(resnet, images):
-    with pytest.raises(RuntimeError, match=r"size|shape"), gated(resnet, BLOCKS) as gates:
+    with pytest.raises(BadInputError, match="works on 3 rows for 2 masks"), gated(resnet, BLOCKS) as gates:
         gates(images, torch.zeros(2, 8))
     assert hooks(resnet) == 0
 
@@ -190,7 +190,7 @@ def test_gates_are_gone_after_an_exception(resnet, images):
 def test_a_pass_that_fails_leaves_no_mask_behind(encoder, tokens):
     clean = encoder(tokens)
     with gated(encoder, ["0"]) as gates:
-        with pytest.raises(RuntimeError):
+        with pytest.raises(BadInputError, match="works on 3 rows"):
             gates(tokens, torch.ones(2, 1))
         assert torch.equal(encoder(tokens), clean)
 
@@ -252,3 +252,120 @@ def test_a_branch_needs_an_input_that_is_still_there(resnet, images, name):
     resnet.maxpool = nn.Identity()
     with gated(resnet, [name], "branch") as gates, pytest.raises(BadInputError, match="hands its input on"):
         gates(images[:1], torch.zeros(1, 1))
+
+
+def test_parts_of_modules_are_found_in_order(resnet):
+    found = find(resnet, ["layer1.0.conv2[*]", "layer1.0.conv1[7]", "layer1.0"])
+    assert found == ["layer1.0", "layer1.0.conv1[7]", *[f"layer1.0.conv2[{i}]" for i in range(64)]]
+
+
+def test_a_module_without_parts_is_refused(resnet):
+    with pytest.raises(BadInputError, match=r"layer1\.0 is a BasicBlock, which has neither filters nor heads"):
+        find(resnet, ["layer1.*[*]"])
+
+
+@pytest.mark.parametrize("name", ["layer1.0.conv2[64]", "layer1.0.conv2[99]"])
+def test_a_part_beyond_the_last_is_refused(resnet, name):
+    with pytest.raises(BadInputError, match=r"does not exist, expected 0 to 63"), gated(resnet, [name]):
+        pass
+
+
+def test_a_component_listed_twice_is_refused(resnet):
+    with pytest.raises(BadInputError, match=r"layer1\.0 is listed twice"), gated(resnet, ["layer1.0", "layer1.0"]):
+        pass
+
+
+@both_sites
+def test_a_filter_is_a_channel_of_what_its_convolution_puts_out(resnet, images, site):
+    names = ["layer2.0.conv1[5]", "layer2.0.conv1[0]", "layer3.1"]
+    sigma = masks(3, 3)
+    scaled = copy.deepcopy(resnet)
+    for i, row in enumerate(sigma):
+        scaled.load_state_dict(resnet.state_dict())
+        # The filter has no bias, so that scaling its weights scales its channel.
+        scaled.layer2[0].conv1.weight.data[5] *= 1 + row[0]
+        scaled.layer2[0].conv1.weight.data[0] *= 1 + row[1]
+        with gated(resnet, names, site) as gates, gated(scaled, ["layer3.1"], site) as rest:
+            torch.testing.assert_close(gates(images[i : i + 1], row[None]), rest(images[i : i + 1], row[None, 2:]))
+
+
+def test_all_filters_are_gated_at_once(resnet, images):
+    names = find(resnet, ["layer4.*.conv2[*]"])
+    sigma = masks(2, len(names))
+    with gated(resnet, names) as gates:
+        assert hooks(resnet) == 2
+        assert torch.equal(gates(images[:2], 0 * sigma), resnet(images[:2]))
+        shared = gates(images[:1], sigma)
+        torch.testing.assert_close(shared, gates(images[:1].expand(2, -1, -1, -1), sigma))
+    assert len(names) == 1024
+
+
+@pytest.fixture
+def torch_attention():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Self(nn.MultiheadAttention(12, 3, batch_first=True)).eval()
+
+
+class Self(nn.Module):
+    def __init__(self, attention):
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, x):
+        return self.attention(x, x, x, need_weights=False)[0]
+
+
+@pytest.fixture
+def timm_attention():
+    from timm.layers import Attention
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(Attention(12, num_heads=3, qkv_bias=True)).eval()
+
+
+@pytest.mark.parametrize(("model", "name"), [("torch_attention", "attention"), ("timm_attention", "0")])
+def test_a_head_is_its_slice_of_what_the_projection_is_given(request, model, name):
+    model = request.getfixturevalue(model)
+    attention = model.get_submodule(name)
+    projection = getattr(attention, "proj", None) or attention.out_proj
+    x = torch.randn(1, 5, 12, generator=torch.Generator().manual_seed(1))
+    names = find(model, [f"{name}[*]"])
+    assert names == [f"{name}[{h}]" for h in range(3)]
+    sigma = masks(4, 3)
+    with gated(model, names) as gates:
+        assert torch.equal(gates(x, 0 * sigma)[:1], model(x))
+        found = gates(x, sigma)
+    for row, values in zip(sigma, found, strict=True):
+        scaled = copy.deepcopy(model)
+        inside = scaled.get_submodule(name)
+        weight = (getattr(inside, "proj", None) or inside.out_proj).weight
+        weight.data *= (1 + row).repeat_interleave(4)
+        torch.testing.assert_close(values, scaled(x)[0])
+    assert projection.weight.shape == (12, 12)
+
+
+def test_a_masked_attention_of_torch_is_refused():
+    class Masked(Self):
+        def forward(self, x):
+            return self.attention(x, x, x, attn_mask=torch.zeros(5, 5), need_weights=False)[0]
+
+    model = Masked(nn.MultiheadAttention(12, 3, batch_first=True)).eval()
+    refused = pytest.raises(BadInputError, match="heads of this attention cannot be gated")
+    with refused, gated(model, ["attention[0]"]) as gates:
+        gates(torch.zeros(1, 5, 12), torch.zeros(2, 1))
+
+
+def test_a_component_whose_rows_are_not_the_batch_is_refused():
+    class Windows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.inner(x.reshape(-1, 4)).reshape(x.shape)
+
+    refused = pytest.raises(BadInputError, match="works on 6 rows for 2 masks")
+    with refused, gated(Windows(), ["inner"], "output") as gates:
+        gates(torch.zeros(2, 3, 4), torch.zeros(2, 1))

@@ -5,12 +5,9 @@ import numpy as np
 import pytest
 import sympy
 import torch
-from torch import nn
 
-from kanlib.components import gated
 from kanlib.errors import BadInputError
-from kanlib.interactions import coefficients, local_derivatives, pair_matrix, subsets
-from kanlib.perturbation import OUTPUT_FUNCTIONS
+from kanlib.interactions import coefficients, pair_matrix, subsets
 from kanlib.symbolic import symbolic_kans
 
 S = sympy.symbols("sigma_1:6", real=True)
@@ -155,39 +152,3 @@ def test_the_pair_matrix_is_symmetric_and_holds_each_pair():
     expected[0, 1] = expected[1, 0] = 2
     expected[0, 2] = expected[2, 0] = -1
     torch.testing.assert_close(pair_matrix(index, values, 4), expected)
-
-
-@pytest.fixture
-def smooth():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3)).eval()
-
-
-@pytest.mark.parametrize("site", ["branch", "output"])
-@pytest.mark.parametrize("output_function", ["margin", "log_prob"])
-def test_local_derivatives_are_finite_differences_of_the_network(smooth, site, output_function):
-    x = torch.randn(2, 4, generator=torch.Generator().manual_seed(1))
-    labels, components = torch.tensor([0, 2]), ["0", "2", "3"]
-    found = local_derivatives(smooth, components, x, labels, site=site, output_function=output_function)
-    index, step = subsets(3, 2), 1e-3
-    assert (found.shape, found.dtype) == ((2, len(index)), torch.float64)
-    assert next(smooth.parameters()).dtype == torch.float32
-    read = OUTPUT_FUNCTIONS[output_function]
-    with torch.no_grad(), gated(smooth.double(), components, site) as gates:
-        for e in range(2):
-
-            def f(*moves, e=e):
-                sigma = torch.zeros(1, 3, dtype=torch.float64)
-                for j, move in moves:
-                    sigma[0, j] += move
-                return read(gates(x[e : e + 1].double(), sigma), labels[e : e + 1]).item()
-
-            for subset, value in zip(index, found[e].tolist(), strict=True):
-                if len(subset) == 1:
-                    expected = (f((subset[0], step)) - f((subset[0], -step))) / (2 * step)
-                else:
-                    i, j = subset
-                    expected = sum(p * q * f((i, p * step), (j, q * step)) for p in (1, -1) for q in (1, -1))
-                    expected /= 4 * step**2
-                assert value == pytest.approx(expected, abs=1e-5)

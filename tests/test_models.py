@@ -1,64 +1,22 @@
-from collections import Counter
-
-import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from torch import nn
 
-from kanlib import models, store
+from kanlib import images, models, store
 from kanlib.errors import BadInputError
-
-
-def test_digits_have_the_asked_shape():
-    images = models.digits(16, seed=0)
-    n = len(load_digits().target)
-    assert images.x_train.shape[1:] == images.x_test.shape[1:] == (3, 16, 16)
-    assert len(images.x_train) + len(images.x_test) == n
-    assert images.x_train.dtype == torch.float32
-    assert images.y_train.dtype == images.y_test.dtype == torch.int64
-    assert images.classes == tuple("0123456789")
-
-
-def test_digits_are_standardised_by_the_training_split():
-    images = models.digits(8, seed=0)
-    assert images.x_train.mean().item() == pytest.approx(0, abs=1e-5)
-    assert images.x_train.std(correction=0).item() == pytest.approx(1, abs=1e-5)
-    assert abs(images.x_test.mean().item()) > 1e-4
-
-
-def test_the_splits_of_the_digits_part_the_data_set():
-    raw = load_digits()
-    images = models.digits(8, seed=3)
-    x = torch.cat([images.x_train, images.x_test])[:, 0].double().flatten(1)
-    # Grey values run from 0 to 16, so that standardisation can be undone.
-    grey = ((x - x.min()) / (x.max() - x.min()) * 16).round().int().tolist()
-    y = torch.cat([images.y_train, images.y_test]).tolist()
-    true = Counter(
-        (label, *image) for label, image in zip(raw.target.tolist(), raw.data.astype(int).tolist(), strict=True)
-    )
-    assert Counter((label, *image) for label, image in zip(y, grey, strict=True)) == true
-
-
-def test_a_fifth_of_each_class_is_the_test_split():
-    images = models.digits(8, seed=1)
-    whole = np.bincount(load_digits().target)
-    assert np.abs(np.bincount(images.y_test.numpy()) - whole / 5).max() <= 1
-
-
-def test_the_seed_alone_determines_the_splits(same_global_rng):
-    first, again, other = models.digits(8, seed=0), models.digits(8, seed=0), models.digits(8, seed=1)
-    assert torch.equal(first.x_test, again.x_test)
-    assert not torch.equal(first.x_test, other.x_test)
+from kanlib.setups import Training
 
 
 def test_a_classifier_has_the_asked_number_of_logits():
-    assert models.classifier("torchvision/resnet18", 7).fc.out_features == 7
+    assert models.classifier("torchvision/resnet18", 7)[0].fc.out_features == 7
 
 
 def test_the_seed_alone_determines_the_initial_weights(same_global_rng):
     first, again, other = (
-        models.classifier("torchvision/resnet18", 10, small_images=True, seed=seed) for seed in (0, 0, 1)
+        models.classifier("torchvision/resnet18", 10, small_images=True, seed=seed)[0] for seed in (0, 0, 1)
     )
     assert torch.equal(first.conv1.weight, again.conv1.weight)
     assert torch.equal(first.fc.weight, again.fc.weight)
@@ -70,19 +28,21 @@ def test_a_classifier_is_channels_last_also_with_weights(resnet):
 
 
 def test_the_trained_classifier_is_rebuilt_from_its_artifact(resnet, tmp_path):
-    made = {"architecture": "torchvision/resnet18", "image_size": 8, "seed": 3, "small_images": True}
+    made = Training.from_setup("digits_resnet18", {"image_size": 8, "seed": 3}).model_dump()
     file = store.save(
         tmp_path / "model.safetensors", resnet.state_dict(), kind="model", parameters=made, inputs={}
     )
-    model, images = models.trained(store.load(file))
-    x = images.x_test[:2]
-    assert torch.equal(images.y_test, models.digits(8, seed=3).y_test)
+    model, data = models.trained(store.load(file))
+    x = data.test.read(torch.arange(2))
+    assert torch.equal(data.test.labels, images.digits(8, seed=3).test.labels)
     assert torch.equal(model(x), resnet(x))
 
 
 def test_predictions_do_not_depend_on_the_batch_size(resnet):
     x = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(models.predict(resnet, x, batch_size=2), resnet(x))
+    split = images.Split(torch.zeros(5, dtype=torch.long), x.__getitem__)
+    torch.testing.assert_close(models.predict(resnet, split, batch_size=2), resnet(x))
+    torch.testing.assert_close(models.predict(resnet, split, torch.tensor([4, 1])), resnet(x[[4, 1]]))
 
 
 @pytest.mark.parametrize("name", ["torchvision/resnet19", "resnet18", "torchvison/resnet18"])
@@ -143,3 +103,123 @@ def test_the_cpu_is_always_a_device():
 def test_a_device_that_is_not_there_is_refused():
     with pytest.raises(BadInputError, match="device cuda is not available"):
         models.device("cuda")
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A user's own file with two factories, digits as a folder beside it, and weights."""
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n\n\n"
+        "def plain(n_classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, n_classes))\n\n\n"
+        "def with_transform(n_classes):\n"
+        "    from torchvision.transforms.functional import resize, to_tensor\n\n"
+        "    return plain(n_classes), lambda image: to_tensor(resize(image, (8, 8)))\n\n\n"
+        "def none(n_classes):\n"
+        "    return n_classes\n",
+        encoding="utf8",
+    )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_factory_in_a_file_makes_a_classifier(own, same_global_rng):
+    model, transform = models.classifier("mine.py:plain", 10, seed=1)
+    assert transform is None
+    assert model[1].out_features == 10
+    again, _ = models.classifier("mine.py:plain", 10, seed=1)
+    assert torch.equal(model[1].weight, again[1].weight)
+
+
+def test_weights_of_a_users_own_model_come_with_its_transform(own, monkeypatch):
+    weights = {"1.weight": torch.randn(10, 192), "1.bias": torch.zeros(10)}
+    save_file(weights, own / "mine.safetensors")
+    torch.save({"state_dict": weights}, own / "mine.pt")
+    digits = load_digits()
+    folder = own / "scans"
+    folder.mkdir()
+    rows = ["file,class_index"]
+    for i in range(20):
+        image = Image.fromarray((digits.images[i] * 15).astype("uint8"))
+        image.save(folder / f"{i}.png")
+        rows.append(f"{i}.png,{digits.target[i]}")
+    (folder / "labels.csv").write_text("\n".join(rows), encoding="utf8")
+    for file in ("mine.safetensors", "mine.pt"):
+        p = Training.from_setup(
+            "digits_resnet18",
+            {"architecture": "mine.py:with_transform", "weights": file, "data": "scans", "small_images": False},
+        )
+        model, data = models.load(p)
+        x = data.test.read(torch.tensor([4]))
+        assert (x.min(), x.shape) == (0, (1, 3, 8, 8))
+        torch.testing.assert_close(model(x), x.flatten(1) @ weights["1.weight"].T)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("other.py:plain", r"names no file other\.py, expected path/to/file\.py:factory"),
+        ("mine.py:plane", r"mine\.py has no function plane"),
+        ("mine.py:none", r"mine\.py:none returns a int, expected an nn\.Module"),
+    ],
+)
+def test_a_factory_that_makes_no_classifier_is_refused(own, name, sentence):
+    with pytest.raises(BadInputError, match=sentence):
+        models.classifier(name, 10)
+
+
+def test_a_model_of_timm_comes_with_its_transform():
+    model, transform = models.classifier("timm/deit_tiny_patch16_224", 1000)
+    assert model.head.out_features == 1000
+    assert transform(Image.new("RGB", (300, 200))).shape == (3, 224, 224)
+
+
+def test_a_published_torchvision_model_comes_with_its_transform():
+    _, transform = models.classifier("torchvision/resnet50", 1000)
+    assert transform(Image.new("RGB", (300, 200))).shape == (3, 224, 224)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "weights", "sentence"),
+    [
+        ("torchvision/resnet18", "IMAGENET", r"weights IMAGENET of .* are unknown; there are IMAGENET1K_V1"),
+        ("torchvision/resnet18", "DEFAULT", r"neither at .*resnet18\.safetensors nor in .*set download to true"),
+        ("timm/deit_tiny_patch16_224", "DEFAULT", r"neither at .*set download to true"),
+        ("mine.py:plain", "DEFAULT", r"DEFAULT of mine\.py:plain is no file"),
+        ("torchvision/resnet18", "none.safetensors", r"none\.safetensors is missing"),
+        ("torchvision/resnet18", "broken.safetensors", r"broken\.safetensors cannot be read"),
+        ("torchvision/resnet18", "broken.pt", r"broken\.pt cannot be read"),
+        ("torchvision/resnet18", "list.pt", r"list\.pt hold a list, expected a state dict"),
+    ],
+)
+def test_weights_that_are_not_there_or_no_weights_are_refused(own, monkeypatch, architecture, weights, sentence):
+    monkeypatch.setenv("KANLIB_DATA", str(own))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(own))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(own))
+    for name in ("broken.safetensors", "broken.pt"):
+        (own / name).write_bytes(b"nonsense")
+    torch.save([torch.zeros(1)], own / "list.pt")
+    with pytest.raises(BadInputError, match=sentence):
+        models.published(architecture, weights)
+
+
+def test_weights_that_would_run_code_are_refused(own):
+    class Harm:
+        def __reduce__(self):
+            return (print, ("harm",))
+
+    torch.save({"a": Harm()}, own / "harm.pt")
+    with pytest.raises(BadInputError, match=r"harm\.pt cannot be read .*expected tensors only"):
+        models.published("mine.py:plain", "harm.pt")
+
+
+def test_a_file_in_the_data_folder_goes_before_the_cache(own, monkeypatch):
+    monkeypatch.setenv("KANLIB_DATA", str(own))
+    save_file({"a": torch.ones(2)}, own / "resnet18.safetensors")
+    assert models.published("torchvision/resnet18", "DEFAULT")["a"].tolist() == [1, 1]
+
+
+def test_labels_beyond_the_logits_are_refused():
+    p = Training.from_setup("digits_resnet18", {"n_classes": 5})
+    with pytest.raises(BadInputError, match=r"data digits has label 9, expected 0 to 4; set n_classes"):
+        models.load(p)

@@ -192,7 +192,7 @@ def test_a_file_that_is_no_text_is_refused(folder):
         (setups.Training, "epochs", 2.0),
         (setups.Training, "epochs", True),
         (setups.Training, "learning_rate", "0.1"),
-        (setups.Training, "data", "mnist"),
+        (setups.Training, "data", 3),
         (setups.Training, "seed", -1),
         (setups.Training, "setup", 3),
         (setups.Perturbation, "scale", 0.0),

@@ -1,0 +1,140 @@
+"""References: derivatives of the network itself with respect to its masks."""
+
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from itertools import combinations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm import tqdm
+
+from kanlib.components import Site, gated
+from kanlib.errors import BadInputError
+from kanlib.perturbation import OUTPUT_FUNCTIONS, enough_memory
+
+Subset = tuple[int, ...]
+
+
+def subsets(m: int, max_order: int) -> list[Subset]:
+    """All subsets of ``{0, …, m − 1}`` of size 1 to ``max_order``, by size, then in lexicographic order.
+
+    Raises:
+        BadInputError: ``max_order`` is not between 1 and ``min(m, 4)``.
+    """
+    if not 1 <= max_order <= min(m, 4):
+        raise BadInputError(
+            f"max_order is {max_order}, expected 1 to {min(m, 4)} for {m} components; set max_order."
+        )
+    return [s for r in range(1, max_order + 1) for s in combinations(range(m), r)]
+
+
+def local_derivatives(
+    model: nn.Module,
+    components: Sequence[str],
+    x: Tensor,
+    labels: Tensor,
+    *,
+    max_order: int = 2,
+    site: Site = "branch",
+    output_function: str = "margin",
+    batch_size: int = 4,
+    progress: bool = True,
+) -> Tensor:
+    """The network's own ``∂_S f(z, σ)`` at ``σ = 0``, by backward passes through backward passes, in float64.
+
+    Order r takes a pass for each subset of r − 1 components, for ``batch_size`` examples at once. Attention
+    runs on its mathematical backend: the fused ones cannot be differentiated twice.
+
+    Args:
+        model: in evaluation mode; a copy of it is differentiated.
+        components: names of the m modules to gate.
+        x: examples ``[E, ...]``.
+        labels: ``[E]``.
+        max_order: the highest order, 1 to 4 and at most m.
+        site: see :func:`kanlib.components.gated`.
+        output_function: a key of :data:`kanlib.perturbation.OUTPUT_FUNCTIONS`.
+        batch_size: examples at once.
+        progress: show a bar.
+
+    Returns:
+        ``[E, n_S]`` in the order of :func:`subsets`, in units of the output function (fp64), on the CPU.
+
+    Raises:
+        BadInputError: ``max_order`` out of range, the network cannot be differentiated, or memory runs out.
+    """
+    index = subsets(len(components), max_order)
+    read = OUTPUT_FUNCTIONS[output_function]
+    rows = []
+    batches = list(zip(x.double().split(batch_size), labels.split(batch_size), strict=True))
+    with gated(deepcopy(model).double(), components, site) as gates, sdpa_kernel(SDPBackend.MATH):
+        for examples, label in tqdm(
+            batches, "exact derivatives", unit="batch", mininterval=1, disable=not progress
+        ):
+            sigma = torch.zeros(len(examples), len(components), dtype=torch.float64, device=x.device)
+            sigma.requires_grad_(True)
+            with enough_memory(batch_size):
+                found = dict(_partials(read(gates(examples, sigma), label), sigma, max_order))
+            rows.append(torch.stack([found[subset] for subset in index], 1).detach().cpu())
+    return torch.cat(rows)
+
+
+def _partials(value: Tensor, sigma: Tensor, order: int, of: Subset = ()) -> Iterator[tuple[Subset, Tensor]]:
+    """``∂_S value`` ``[E]`` for every S that prolongs ``of`` by 1 to ``order`` later components."""
+    try:
+        (gradient,) = (
+            torch.autograd.grad(value.sum(), sigma, create_graph=order > 1, retain_graph=True, allow_unused=True)
+            if value.requires_grad
+            else (None,)
+        )
+    except RuntimeError as error:
+        raise BadInputError(
+            f"the network cannot be differentiated in its masks to order {len(of) + 1} "
+            f"({str(error).splitlines()[0]}); lower max_order."
+        ) from error
+    if gradient is None:  # what is linear in its masks has no graph left to go back through
+        gradient = torch.zeros_like(sigma)
+    for j in range(of[-1] + 1 if of else 0, sigma.shape[1]):
+        yield (*of, j), gradient[:, j]
+        if order > 1 and j + 1 < sigma.shape[1]:
+            yield from _partials(gradient[:, j], sigma, order - 1, (*of, j))
+
+
+def gradients(
+    model: nn.Module,
+    components: Sequence[str],
+    x: Tensor,
+    labels: Tensor,
+    sigma: Tensor,
+    *,
+    site: Site = "branch",
+    output_function: str = "margin",
+    batch_size: int = 25,
+    progress: bool = True,
+) -> Tensor:
+    """``∂f(z, σ)/∂σ`` of every example at every mask, ``[E, N, m]`` (fp32), by one backward pass a batch.
+
+    Args:
+        model: in evaluation mode, fp32, its parameters not asking for gradients.
+        components: names of the m modules to gate.
+        x: examples ``[E, ...]``, on the model's device.
+        labels: ``[E]``.
+        sigma: masks ``[N, m]``.
+        site: see :func:`kanlib.components.gated`.
+        output_function: a key of :data:`kanlib.perturbation.OUTPUT_FUNCTIONS`.
+        batch_size: masks a forward pass.
+        progress: show a bar.
+    """
+    read = OUTPUT_FUNCTIONS[output_function]
+    out = torch.empty(len(x), *sigma.shape)
+    bar = tqdm(total=len(x) * len(sigma), desc="gradients", unit="mask", mininterval=1, disable=not progress)
+    with gated(model, components, site) as gates, bar, enough_memory(batch_size):
+        for e in range(len(x)):
+            rows = []
+            for batch in sigma.to(x.device).split(batch_size):
+                at = batch.clone().requires_grad_(True)
+                value = read(gates(x[e : e + 1], at), labels[e].expand(len(at))).sum()
+                rows.append(torch.autograd.grad(value, at)[0].cpu())
+                bar.update(len(at))
+            out[e] = torch.cat(rows)
+    return out

@@ -1,0 +1,173 @@
+import pytest
+import torch
+import yaml
+
+from kanlib import networks, perturbation, recording, setups, store
+from kanlib.errors import BadInputError
+from kanlib.setups import Perturbation, Training
+
+SETUP = {
+    "training": {"image_size": 8, "architecture": "mine.py:made", "small_images": False},
+    "perturbation": {"components": ["1", "2", "3"], "batch_size": 7, "derivative_order": 3, "n_examples": 3}
+    | {"n_fit": 40, "n_validation": 11, "n_test": 12, "n_reference": 9},
+    "recording": {"n_reported": 3, "n_development": 1, "n_fit": 40, "n_fit_output": 20, "batch_size": 7}
+    | {"n_validation": 11, "n_test": 12, "n_reference": 9, "n_ablation": 8, "scales": [0.5]},
+}
+MODEL = """
+from torch import nn
+
+def made(n_classes):
+    layers = [nn.Conv2d(k, 4, 3, padding=1) for k in (3, 4, 4, 4)]
+    return nn.Sequential(*layers, nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, n_classes))
+"""
+
+
+def knobs(**changes):
+    return Perturbation.from_setup("small", {"gate_site": "output"} | changes)
+
+
+def write(tmp_path, **changes):
+    whole = {key: value | changes.get(key, {}) for key, value in SETUP.items()}
+    (tmp_path / "setups" / "small.yaml").write_text(yaml.safe_dump(whole), encoding="utf8")
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A setup with an untrained model of three convolutions, and folders of its own."""
+    for name in ("setups", "responses"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(setups, "FOLDER", tmp_path / "setups")
+    monkeypatch.setattr(store, "ARTIFACTS", tmp_path / "artifacts")
+    monkeypatch.setattr(store, "ROOT", tmp_path)
+    monkeypatch.setattr(networks, "FOLDER", tmp_path / "responses")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(MODEL, encoding="utf8")
+    write(tmp_path)
+    p = Training.from_setup("small")
+    from kanlib import models
+
+    model, _ = models.load(p)
+    p.save("model", model.state_dict(), accuracy=0.5)
+    return tmp_path
+
+
+@pytest.fixture
+def recorded(place):
+    before = torch.get_num_threads()
+    target = recording.record("small")
+    torch.set_num_threads(before)
+    return store.load(target, kind="responses")
+
+
+@pytest.mark.parametrize("site", ["branch", "output"])
+@pytest.mark.parametrize("function", perturbation.OUTPUT_FUNCTIONS)
+@pytest.mark.parametrize("example_set", ["reported", "development"])
+def test_a_recording_answers_as_the_network_does(recorded, site, function, example_set):
+    asked = {"gate_site": site, "output_function": function, "example_set": example_set}
+    asked["n_examples"] = 3 if example_set == "reported" else 1
+    live, frozen = (networks.network(knobs(source=source, run="r", **asked)) for source in ("live", "frozen"))
+    assert frozen.names == live.names
+    assert frozen.label_names == live.label_names
+    assert torch.equal(frozen.positions, live.positions)
+    assert torch.equal(frozen.labels, live.labels)
+    assert frozen.gate_error == live.gate_error == 0
+    splits = {"fit": 20 if site == "output" else 40, "validation": 11, "test": 12}
+    for split, n in splits.items():
+        sigma = perturbation.masks(n, 3, 1.0, 0, split)
+        for one, other in zip(frozen.responses(split, sigma), live.responses(split, sigma), strict=True):
+            torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+    assert frozen.derivatives == ((site, function) == ("branch", "margin"))
+    if frozen.derivatives:
+        torch.testing.assert_close(frozen.local(), live.local())
+        sigma = perturbation.masks(9, 3, 1.0, 0, "reference")
+        torch.testing.assert_close(frozen.gradients(sigma), live.gradients(sigma))
+
+
+def test_a_recording_has_the_masks_of_the_evaluation(recorded):
+    ablation = recorded["masks/ablation"]
+    few = [[-1, 0, 0], [0, -1, 0], [0, 0, -1], [-1, -1, 0], [-1, 0, -1], [0, -1, -1]]
+    assert ablation[:6].tolist() == few
+    assert ablation.unique().tolist() == [-1, 0]
+    assert recorded["reported.0/branch/ablation"].shape == (3, 8)
+    torch.testing.assert_close(recorded["masks/test_0.5"], perturbation.masks(12, 3, 0.5, 0, "test_0.5"))
+    assert recorded["reported.2/branch/sweep"].shape == (3, 183)
+
+
+def test_a_recording_grows_by_masks_and_examples_and_computes_nothing_twice(recorded, place, monkeypatch):
+    write(place, recording={"n_fit": 55, "n_reported": 4})
+    asked = []
+    outputs = perturbation.outputs
+    monkeypatch.setattr(
+        perturbation, "outputs", lambda *a, **k: (asked.append(len(a[2]) * len(a[4])), outputs(*a, **k))[1]
+    )
+    grown = store.load(recording.record("small"), kind="responses")
+    for key, value in recorded.content.items():
+        same = grown[key][: len(value)] if key.startswith("masks") else grown[key][..., : value.shape[-1]]
+        assert torch.equal(same, value), key
+    assert grown["development.0/branch/fit"].shape == (3, 55)
+    new = 4 * 15 + (55 + 11 + 12 + 9 + 183 + 12 + 8) + (20 + 11 + 12)
+    assert sum(asked) == new
+    assert recording.record("small").read_bytes() == (place / "responses/small.safetensors").read_bytes()
+    assert sum(asked) == new
+
+
+def test_an_interrupted_recording_goes_on_to_the_same_bytes(recorded, place, monkeypatch):
+    target = networks.path("small")
+    whole = target.read_bytes()
+    target.unlink()
+    save, saved = store.save, []
+
+    def interrupted(*a, **k):
+        saved.append(save(*a, **k))
+        if len(saved) == 9:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(store, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        recording.record("small")
+    monkeypatch.setattr(store, "save", save)
+    recording.record("small")
+    assert target.read_bytes() == whole
+
+
+def test_a_recording_of_another_model_is_not_mixed_in(recorded, place):
+    p = Training.from_setup("small")
+    weights = dict(p.load("model").content)
+    weights["2.bias"] = weights["2.bias"] + 1
+    p.save("model", weights, accuracy=0.5)
+    before = networks.path("small").read_bytes()
+    with pytest.raises(BadInputError, match=r"was recorded with other inputs; move it away"):
+        recording.record("small")
+    assert networks.path("small").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"n_examples": 4}, "n_examples is 4, but 3 were recorded"),
+        ({"examples": [1]}, r"examples is \[1\], but 3 were recorded"),
+    ],
+)
+def test_examples_that_were_not_recorded_are_refused(recorded, changes, sentence):
+    with pytest.raises(BadInputError, match=sentence):
+        networks.network(knobs(source="frozen", run="r", **changes))
+
+
+@pytest.mark.parametrize(
+    ("n", "scale", "seed", "split", "sentence"),
+    [
+        (21, 1.0, 0, "fit", "20 fit masks were recorded at gate site output, fewer than asked for; lower n_fit"),
+        (5, 1.0, 0, "reference", "0 reference masks were recorded at gate site output"),
+        (5, 0.9, 0, "fit", "masks of split fit are not those that were recorded; correct seed or scale"),
+        (5, 1.0, 1, "fit", "masks of split fit are not those that were recorded"),
+    ],
+)
+def test_masks_that_were_not_recorded_are_refused(recorded, n, scale, seed, split, sentence):
+    frozen = networks.network(knobs(source="frozen", run="r"))
+    with pytest.raises(BadInputError, match=sentence):
+        frozen.responses(split, perturbation.masks(n, 3, scale, seed, split))
+
+
+def test_a_setup_that_was_not_recorded_is_refused(place):
+    with pytest.raises(BadInputError, match=r"small\.safetensors is missing: .*make record SETUPS=small"):
+        networks.network(knobs(source="frozen", run="r"))
