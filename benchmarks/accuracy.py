@@ -29,7 +29,7 @@ def main(setup: str) -> None:
         "device": f"{recorded.record['device']}, {p.threads} threads",
     }
 
-    accuracy = p.load("model").record["accuracy"]
+    accuracy = recorded.record["accuracy"]
     rows = [
         claims.Claim(
             id=f"{setup}.accuracy",

@@ -23,7 +23,7 @@ Transform = Callable[[Image.Image], Tensor]
 
 
 @dataclass(frozen=True)
-class Split:
+class Labelled:
     """Labelled images that are read when they are asked for.
 
     Attributes:
@@ -42,8 +42,8 @@ class Split:
 class Images:
     """A labelled data set; one that is only to be explained has no training split."""
 
-    train: Split | None
-    test: Split
+    train: Labelled | None
+    test: Labelled
     classes: tuple[str, ...]
 
 
@@ -84,7 +84,7 @@ def read(
     if "test" not in splits:
         raise BadInputError(f"data {data} has no split test; name one in labels.csv or as a subfolder.")
     if transform is not None:
-        made = {split: Split(files.labels, _decoded(files, transform)) for split, files in splits.items()}
+        made = {split: Labelled(files.labels, _decoded(files, transform)) for split, files in splits.items()}
         return Images(made.get("train"), made["test"], classes)
     if "train" not in splits:
         raise BadInputError(f"data {data} has no split train, by which its images are standardised; set weights.")
@@ -92,7 +92,7 @@ def read(
     scaled = train.flatten(2).double()
     mean, std = (v[:, None, None].float() for v in (scaled.mean((0, 2)), scaled.std((0, 2), correction=0)))
     made = [
-        Split(splits[name].labels, ((x - mean) / std).__getitem__)
+        Labelled(splits[name].labels, ((x - mean) / std).__getitem__)
         for name, x in (("train", train), ("test", test))
     ]
     return Images(*made, classes)
@@ -116,10 +116,10 @@ def digits(size: int, seed: int) -> Images:
     )
     mean, std = x_train.mean(), x_train.std()
 
-    def prepared(images: np.ndarray, labels: np.ndarray) -> Split:
+    def prepared(images: np.ndarray, labels: np.ndarray) -> Labelled:
         x = torch.from_numpy((images - mean) / std).float()[:, None]
         x = F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False).expand(-1, 3, -1, -1)
-        return Split(torch.from_numpy(labels).long(), x.__getitem__)
+        return Labelled(torch.from_numpy(labels).long(), x.__getitem__)
 
     return Images(
         prepared(x_train, y_train), prepared(x_test, y_test), tuple(str(name) for name in raw.target_names)

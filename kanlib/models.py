@@ -7,15 +7,16 @@ from typing import Any
 
 import torch
 import torchvision
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.transforms.functional import to_tensor
+from torchvision.transforms.functional import resize, to_tensor
 from tqdm import tqdm
 
 from kanlib import images
 from kanlib.errors import BadInputError, nearest
-from kanlib.images import Images, Split, Transform
+from kanlib.images import Images, Labelled, Transform
 from kanlib.setups import Training
 from kanlib.store import Artifact
 
@@ -52,9 +53,11 @@ def _built(made: Mapping[str, Any], weights: dict[str, Tensor] | None) -> tuple[
             download=made["download"],
         )
 
-    published_too = made["weights"] is not None
+    def plain(image: Image.Image) -> Tensor:
+        return to_tensor(resize(image, [made["image_size"]] * 2))
+
     # Nothing is decoded before it is asked for, so that the classes are known before there is a transform.
-    found = data(to_tensor if published_too else None)
+    found = data(None if made["weights"] is None else plain)
     n_classes = made["n_classes"] or len(found.classes)
     highest = int(found.test.labels.max())
     if highest >= n_classes:
@@ -64,7 +67,7 @@ def _built(made: Mapping[str, Any], weights: dict[str, Tensor] | None) -> tuple[
     model, transform = classifier(
         made["architecture"], n_classes, small_images=made["small_images"], seed=made["seed"]
     )
-    if published_too and transform is not None:
+    if made["weights"] is not None and transform is not None:
         found = data(transform)
     return (with_weights(model, weights) if weights is not None else model), found
 
@@ -77,7 +80,7 @@ def classifier(
     Args:
         architecture: ``torchvision/<name>``, ``timm/<name>``, or ``path/to/file.py:factory``, where
             ``factory(n_classes)`` returns an ``nn.Module``, or a pair of one and its transform from a PIL
-            image to ``[3, H, W]``.
+            image to ``[3, H, W]``; without one, images are resized and scaled to 0 … 1.
         n_classes: number of logits.
         small_images: replace the stem of a residual network by a 3×3 convolution of stride 1 and leave
             out the max-pool, as is usual for 32×32 images.
@@ -256,7 +259,7 @@ def with_weights(model: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, split: Split, positions: Tensor | None = None, batch_size: int = 100) -> Tensor:
+def predict(model: nn.Module, split: Labelled, positions: Tensor | None = None, batch_size: int = 100) -> Tensor:
     """Logits ``[n, classes]`` of the images at these positions (``None``: all), read ``batch_size`` at a time."""
     where = next(model.parameters()).device
     positions = torch.arange(len(split)) if positions is None else positions

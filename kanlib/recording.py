@@ -127,7 +127,7 @@ def _units(
     def local(of: str) -> Callable[[int, int], Tensor]:
         _, x, label = examples[of]
         return lambda start, stop: references.local_derivatives(
-            model, names, x, label, max_order=min(p.max_order, len(names)), progress=False
+            model, names, x.to(where), label.to(where), max_order=min(p.max_order, len(names)), progress=False
         )[0, start:stop]
 
     for name in examples:
@@ -142,9 +142,8 @@ def _units(
                 yield f"{name}/{site}/{split}", stop, responses(name, site, sigma)
                 if split == "reference":
                     yield f"{name}/{site}/gradient", stop, gradients(name, sigma)
-        if (site, split) == ("branch", "fit"):
-            for name in examples:
-                yield f"{name}/branch/local", len(subsets(len(names), min(p.max_order, len(names)))), local(name)
+    for name in examples:
+        yield f"{name}/branch/local", len(subsets(len(names), min(p.max_order, len(names)))), local(name)
 
 
 def _masks(p: Recording, gating: Perturbation, m: int) -> dict[tuple[str, str], Tensor]:
@@ -158,18 +157,18 @@ def _masks(p: Recording, gating: Perturbation, m: int) -> dict[tuple[str, str], 
         return perturbation.masks(n, m, scale, p.seed, split)
 
     both = {"validation": drawn(p.n_validation, "validation"), "test": drawn(p.n_test, "test")}
-    branch = both | {
-        "fit": drawn(p.n_fit, "fit"),
-        "sweep": perturbation.one_at_a_time(m),
+    rest = {
         "reference": drawn(p.n_reference, "reference"),
+        "sweep": perturbation.one_at_a_time(m),
         "ablation": _ablations(p.n_ablation, m, p.seed),
         **{f"test_{scale}": drawn(p.n_test, f"test_{scale}", scale) for scale in p.scales},
     }
-    output = both | {"fit": drawn(p.n_fit_output, "fit")} if p.n_fit_output else {}
-    sites = {"branch": branch, "output": output}
-    return {
-        (site, split): sigma for site, splits in sites.items() for split, sigma in splits.items() if len(sigma)
-    }
+    recorded = {("branch", split): sigma for split, sigma in (both | {"fit": drawn(p.n_fit, "fit")}).items()}
+    if p.n_fit_output:
+        recorded |= {("output", split): sigma for split, sigma in both.items()}
+        recorded["output", "fit"] = drawn(p.n_fit_output, "fit")
+    recorded |= {("branch", split): sigma for split, sigma in rest.items()}
+    return {which: sigma for which, sigma in recorded.items() if len(sigma)}
 
 
 def _ablations(n: int, m: int, seed: int) -> Tensor:

@@ -40,7 +40,7 @@ def test_the_trained_classifier_is_rebuilt_from_its_artifact(resnet, tmp_path):
 
 def test_predictions_do_not_depend_on_the_batch_size(resnet):
     x = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    split = images.Split(torch.zeros(5, dtype=torch.long), x.__getitem__)
+    split = images.Labelled(torch.zeros(5, dtype=torch.long), x.__getitem__)
     torch.testing.assert_close(models.predict(resnet, split, batch_size=2), resnet(x))
     torch.testing.assert_close(models.predict(resnet, split, torch.tensor([4, 1])), resnet(x[[4, 1]]))
 

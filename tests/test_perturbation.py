@@ -9,7 +9,7 @@ from torch import nn
 from kanlib import perturbation
 from kanlib.components import gated
 from kanlib.errors import BadInputError
-from kanlib.images import Images, Split
+from kanlib.images import Images, Labelled
 from kanlib.perturbation import OUTPUT_FUNCTIONS, choose_examples, masks, responses
 from kanlib.setups import Perturbation
 
@@ -38,7 +38,7 @@ def classified():
     logits[torch.arange(200), torch.where(wrong, (labels + 1) % 3, labels)] += 2
     model = nn.Linear(3, 3, bias=False)
     nn.init.eye_(model.weight)
-    return model, Images(None, Split(labels, logits.__getitem__), ("ant", "bee", "cat")), ~wrong
+    return model, Images(None, Labelled(labels, logits.__getitem__), ("ant", "bee", "cat")), ~wrong
 
 
 def asked(**knobs):
@@ -127,7 +127,9 @@ def test_a_class_without_examples_is_refused(classified):
 def test_no_more_candidates_are_looked_at_than_asked_for(classified):
     model, data, _ = classified
     read = []
-    split = Split(data.test.labels, lambda positions: (read.append(len(positions)), data.test.read(positions))[1])
+    split = Labelled(
+        data.test.labels, lambda positions: (read.append(len(positions)), data.test.read(positions))[1]
+    )
     choose_examples(model, Images(None, split, data.classes), asked(n_examples=3, n_candidates=20))
     assert sum(read) == 20
 
@@ -141,7 +143,7 @@ def test_development_and_reported_examples_never_meet(classified):
 def test_development_and_reported_examples_do_not_meet_under_another_model(classified):
     model, data, _ = classified
     reported = chosen(classified, n_examples=60)
-    other = Images(None, Split(data.test.labels, lambda at: data.test.read(at).roll(1, 1)), data.classes)
+    other = Images(None, Labelled(data.test.labels, lambda at: data.test.read(at).roll(1, 1)), data.classes)
     development = choose_examples(model, other, asked(n_examples=10, choose="any"), development=True)
     assert not set(reported.tolist()) & set(development.tolist())
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -15,8 +16,11 @@ import nbformat
 import papermill
 import pytest
 import torch
+import torch.nn.functional as F
 import yaml
-from safetensors.torch import load_file
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from sklearn.datasets import load_digits
 
 from kanlib import claims, setups, store
 
@@ -319,3 +323,72 @@ def test_the_default_setup_meets_its_targets_under_other_seeds(tmp_path, seed):
     measured = claims.read(project / "data/claims.json")
     print({claim.id: claim.value for claim in measured})
     assert [claim.id for claim in measured if not claim.holds()] == []
+
+
+def test_a_strangers_model_is_explained(project):
+    """The worked example of the book: a file, weights, a folder of images."""
+    for name in ("own.py", "own_model.yaml"):
+        shutil.copy(
+            store.ROOT / "tests/examples" / name, project / ("notebooks/setups" if name[3] == "_" else ".")
+        )
+    raw, rows = load_digits(), ["file,class_index"]
+    (project / "scans").mkdir()
+    for i, (image, label) in enumerate(zip(raw.images[:300], raw.target[:300], strict=True)):
+        Image.fromarray((image * 15.9).astype("uint8")).save(project / f"scans/{i}.png")
+        rows.append(f"{i}.png,{label}")
+    (project / "scans/labels.csv").write_text("\n".join(rows), encoding="utf8")
+    network = runpy.run_path(str(project / "own.py"))["small_net"](10)
+    x = torch.from_numpy(raw.images[:300] / 16).float()[:, None].expand(-1, 3, -1, -1)
+    x, y = F.interpolate(x, size=16, mode="bilinear"), torch.from_numpy(raw.target[:300])
+    optimiser = torch.optim.Adam(network.parameters(), 3e-3)
+    for _ in range(60):
+        optimiser.zero_grad()
+        F.cross_entropy(network(x), y).backward()
+        optimiser.step()
+    save_file(network.state_dict(), project / "own.safetensors")
+    result = snakemake(project, "_artifacts/own_model/scores.parquet", names="own_model")
+    assert result.returncode == 0, result.stdout + result.stderr
+    responses = store.load(project / "_artifacts/own_model/responses.safetensors")
+    assert responses.record["names"] == ["2", "4"]
+    assert responses.record["accuracy"] > 0.5
+
+
+def test_a_recording_takes_the_place_of_the_network(project):
+    """`make record`, then the same numbers from the recording, without a model."""
+    default = yaml.safe_load((project / "notebooks/setups/digits_resnet18.yaml").read_text(encoding="utf8"))
+    sizes = {name: default["perturbation"][name] for name in ("n_fit", "n_validation", "n_test", "n_reference")}
+    few = {
+        "n_reported": default["perturbation"]["n_examples"],
+        "n_development": 1,
+        "n_fit_output": 0,
+        "scales": [],
+    }
+    setup = default | {"recording": sizes | few | {"n_ablation": 0, "max_order": 2, "batch_size": 25}}
+    file = project / "notebooks/setups/recorded.yaml"
+    file.write_text(yaml.safe_dump(setup), encoding="utf8")
+    (project / "_artifacts/recorded").mkdir()
+    shutil.copy(project / "_artifacts/digits_resnet18/model.safetensors", project / "_artifacts/recorded")
+    result = run(project, sys.executable, "-m", "kanlib.recording", "recorded")
+    assert result.returncode == 0, result.stdout + result.stderr
+    shutil.rmtree(project / "_artifacts/recorded")
+    setup["perturbation"]["source"] = "frozen"
+    file.write_text(yaml.safe_dump(setup), encoding="utf8")
+    result = snakemake(project, "_artifacts/recorded/interactions.safetensors", names="recorded")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert not (project / "_artifacts/recorded/model.safetensors").exists()
+    ours, live = (
+        store.load(project / f"_artifacts/{name}/responses.safetensors")
+        for name in ("recorded", "digits_resnet18")
+    )
+    for key, value in live.content.items():
+        torch.testing.assert_close(ours[key], value, atol=1e-4, rtol=1e-4, msg=key)
+
+
+def test_a_setup_that_nobody_recorded_is_pending(project):
+    result = snakemake(
+        project, "_build/toc.yml", "book/setups/imagenet_resnet50/pending.md", names="imagenet_resnet50"
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    page = (project / "book/setups/imagenet_resnet50/pending.md").read_text(encoding="utf8")
+    assert "make record SETUPS=imagenet_resnet50" in page
+    assert "setups/imagenet_resnet50/pending" in (project / "_build/toc.yml").read_text(encoding="utf8")
