@@ -57,8 +57,8 @@ def main() -> None:
     found = {name: ratios(*network) for name, network in NETWORKS.items()}
     worst = min(found, key=lambda name: statistics.median(found[name][0]))
     said = "; ".join(
-        f"{name}: {statistics.median(plain):.2f} of plain inference, {statistics.median(single):.1f} times one mask "
-        "a pass"
+        f"{name}: {statistics.median(plain):.2f} of plain inference, {statistics.median(single):.1f} times "
+        "one mask a pass"
         for name, (plain, single) in found.items()
     )
     print(said)

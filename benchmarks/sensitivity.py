@@ -27,10 +27,9 @@ def row(setup: str, site: Site, scale: float, function: str, masks: dict[str, Te
     """Linear surrogate and KAN in one cell; ``out`` holds centred outputs ``[E, N]`` of all splits."""
     y = dict(zip(masks, out.split(list(SIZES.values()), 1), strict=True))
     true = y["test"]
-    linear = Linear(Surrogate.from_setup(setup)).fit(
-        Split(masks["fit"], y["fit"]), Split(masks["validation"], y["validation"])
-    )
-    kan = fitting.fit(masks["fit"], y["fit"], masks["validation"], y["validation"], seed=0).kan
+    fit, validation = (Split(masks[split], y[split]) for split in ("fit", "validation"))
+    linear = Linear(Surrogate.from_setup(setup)).fit(fit, validation)
+    kan = fitting.fit(fit.masks, fit.responses, validation.masks, validation.responses, seed=0).kan
     both = torch.stack([linear.predict(masks["test"]), kan(masks["test"])])
     draws = metrics.bootstrap_pearson(both, true, 2000, generator(0, "bootstrap"))
     low, high = metrics.interval(draws[1] - draws[0])
