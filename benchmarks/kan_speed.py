@@ -3,8 +3,8 @@
 64 examples of digits_resnet18, 4,000 fit masks, [8, 5, 1] with grids of 5 intervals. Settings were chosen on
 development examples. Ours starts once, as pykan does: on eight of them, with four seeds, a second start was worth
 nothing at this size (Pearson 0.959 with either), so that validation chooses the step only. pykan's 100 steps were
-better than 50 on three of them; more steps and penalties were not tried. On a CPU pykan runs in one process of one thread for each
-core, which suits its small operations best, ours in one process with a thread for each core.
+better than 50 on three of them; more steps and penalties were not tried. On a CPU pykan runs in one process of one
+thread for each core, which suits its small operations best, ours in one process with a thread for each core.
 """
 
 import multiprocessing

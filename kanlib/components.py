@@ -35,7 +35,7 @@ def find(model: nn.Module, patterns: Sequence[str]) -> list[str]:
         sliced = _SLICED.fullmatch(pattern)
         whole = sliced["module"] if sliced else pattern
         expression = re.compile(re.escape(whole).replace(r"\*", r"[^.]*"))
-        matches = {name for name in modules if expression.fullmatch(name)}
+        matches = [name for name in modules if expression.fullmatch(name)]
         if not matches:
             top = ", ".join(name for name in modules if name.count(".") <= whole.count("."))
             raise BadInputError(f"components pattern {pattern} matches no module; at its level there are {top}.")
@@ -90,20 +90,22 @@ class Gates:
     def __init__(self, model: nn.Module, components: Sequence[str]):
         self.model = model
         self._names = list(components)
-        self._masks: Tensor | None = None
+        self._masks: Tensor | Sequence[Tensor] | None = None
+        self._n_masks = 0
         self._answered: set[int] = set()
         self._expands = False
 
-    def __call__(self, x: Tensor, masks: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, masks: Tensor | Sequence[Tensor]) -> Tensor:
         """Logits ``[B, classes]`` of the model under ``masks`` ``[B, m]``.
 
         Args:
             x: one example ``[1, ...]``, which all masks share: what comes before the first gate is then
                 computed once and the gate broadcasts it over the masks; or one example a mask ``[B, ...]``.
-            masks: σ, on the device of ``x``; gradients flow through it.
+            masks: σ, on the device of ``x``, or its m columns ``[B]``; gradients flow through them.
         """
+        self._n_masks = len(masks) if isinstance(masks, Tensor) else len(masks[0])
         if self._expands:
-            x = x.expand(len(masks), *x.shape[1:])
+            x = x.expand(self._n_masks, *x.shape[1:])
         self._masks, self._answered = masks, set()
         try:
             logits = self.model(x)
@@ -218,17 +220,23 @@ class Gates:
 
     def _column(self, j: int, like: Tensor) -> Tensor:
         self._answer([j], like)
-        return self._masks[:, j].to(like.dtype).view(-1, *[1] * (like.ndim - 1))
+        return self._taken([j]).to(like.dtype).view(-1, *[1] * (like.ndim - 1))
 
     def _gains(self, columns: list[int], parts: list[int], n: int, like: Tensor, axis: int = -1) -> Tensor:
         """``1 + σ`` along ``axis`` of ``like``, where its ``n`` parts lie side by side; 1 for those not gated."""
         self._answer(columns, like)
         where = torch.tensor(parts, device=like.device)
-        gains = like.new_ones(len(self._masks), n).index_add(1, where, self._masks[:, columns].to(like.dtype))
+        gains = like.new_ones(self._n_masks, n).index_add(1, where, self._taken(columns).to(like.dtype))
         gains = gains.repeat_interleave(like.shape[axis] // n, 1)
         shape = [1] * like.ndim
         shape[0], shape[axis] = gains.shape
         return gains.view(shape)
+
+    def _taken(self, columns: list[int]) -> Tensor:
+        """σ of these components, ``[B, len(columns)]``."""
+        if isinstance(self._masks, Tensor):
+            return self._masks[:, columns]
+        return torch.stack([self._masks[j] for j in columns], 1)
 
     def _answer(self, columns: list[int], like: Tensor) -> None:
         name = self._names[columns[0]]
@@ -237,9 +245,9 @@ class Gates:
                 f"component {name} runs more than once in a forward pass, so that it would be "
                 "scaled more than once; leave it out."
             )
-        if like.shape[0] not in (1, len(self._masks)):
+        if like.shape[0] not in (1, self._n_masks):
             raise BadInputError(
-                f"component {name} works on {like.shape[0]} rows for {len(self._masks)} masks, expected one a "
+                f"component {name} works on {like.shape[0]} rows for {self._n_masks} masks, expected one a "
                 "mask: its first dimension is not the batch; leave it out."
             )
         self._answered.update(columns)

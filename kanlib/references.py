@@ -71,33 +71,39 @@ def local_derivatives(
         for examples, label in tqdm(
             batches, "exact derivatives", unit="batch", mininterval=1, disable=not progress
         ):
-            sigma = torch.zeros(len(examples), len(components), dtype=torch.float64, device=x.device)
-            sigma.requires_grad_(True)
+            # A tensor for each component: a backward pass then ends at the first gate that it is asked about.
+            sigma = [examples.new_zeros(len(examples), requires_grad=True) for _ in components]
             with enough_memory(batch_size):
                 found = dict(_partials(read(gates(examples, sigma), label), sigma, max_order))
-            rows.append(torch.stack([found[subset] for subset in index], 1).detach().cpu())
+            rows.append(torch.stack([found[subset] for subset in index], 1).cpu())
     return torch.cat(rows)
 
 
-def _partials(value: Tensor, sigma: Tensor, order: int, of: Subset = ()) -> Iterator[tuple[Subset, Tensor]]:
+def _partials(
+    value: Tensor, sigma: Sequence[Tensor], order: int, of: Subset = ()
+) -> Iterator[tuple[Subset, Tensor]]:
     """``∂_S value`` ``[E]`` for every S that prolongs ``of`` by 1 to ``order`` later components."""
+    later = range(of[-1] + 1 if of else 0, len(sigma))
+    if not later:
+        return
+    asked = [sigma[j] for j in later]
     try:
-        (gradient,) = (
-            torch.autograd.grad(value.sum(), sigma, create_graph=order > 1, retain_graph=True, allow_unused=True)
+        # What is linear in its masks has no graph left to go back through.
+        slopes = (
+            torch.autograd.grad(value.sum(), asked, create_graph=order > 1, retain_graph=True, allow_unused=True)
             if value.requires_grad
-            else (None,)
+            else [None] * len(asked)
         )
     except RuntimeError as error:
         raise BadInputError(
             f"the network cannot be differentiated in its masks to order {len(of) + 1} "
             f"({str(error).splitlines()[0]}); lower max_order."
         ) from error
-    if gradient is None:  # what is linear in its masks has no graph left to go back through
-        gradient = torch.zeros_like(sigma)
-    for j in range(of[-1] + 1 if of else 0, sigma.shape[1]):
-        yield (*of, j), gradient[:, j]
-        if order > 1 and j + 1 < sigma.shape[1]:
-            yield from _partials(gradient[:, j], sigma, order - 1, (*of, j))
+    for j, slope in zip(later, slopes, strict=True):
+        slope = torch.zeros_like(value) if slope is None else slope
+        yield (*of, j), slope.detach()
+        if order > 1:
+            yield from _partials(slope, sigma, order - 1, (*of, j))
 
 
 def gradients(
