@@ -2,7 +2,8 @@
 
 Modules in the order in which data flows, each importing only what stands before it::
 
-    errors store setups models components perturbation metrics splines kan
+    errors store setups images models training components perturbation references
+    networks recording metrics splines kan
     levenberg_marquardt fitting pykan surrogates symbolic interactions charts claims
 """
 
