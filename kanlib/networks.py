@@ -1,6 +1,6 @@
 """What answers to masks: a network, or the recording of one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from kanlib import models, perturbation, references, store
 from kanlib.components import Site, find, gated
 from kanlib.errors import BadInputError
+from kanlib.perturbation import Precision
 from kanlib.setups import Perturbation
 
 FOLDER = store.ROOT / "data" / "responses"
@@ -32,6 +33,23 @@ def gate_error(model: nn.Module, names: Sequence[str], x: Tensor, batch_size: in
     x = x.expand(batch_size, *x.shape[1:])
     with gated(model, names, site) as gates, torch.inference_mode():
         return float((gates(x, torch.zeros(batch_size, len(names), device=x.device)) - model(x)).abs().max())
+
+
+def compared(p: Perturbation, masks: Mapping[str, Tensor], responses: Mapping[str, Tensor]) -> str:
+    """How far live responses are from the recording of the setup, in words."""
+    if p.source == "frozen":
+        return "These are the recorded responses."
+    if not path(p.setup).exists():
+        return "Nothing was recorded of this setup, so there is nothing to compare with."
+    try:
+        frozen = Frozen(p)
+        pairs = [
+            (responses[split], frozen.responses(split, sigma)[0]) for split, sigma in masks.items() if len(sigma)
+        ]
+    except BadInputError as error:
+        return f"The recording cannot be compared with this run: {error}"
+    worst = max(float(((live - kept).abs().amax(1) / kept.std(1)).max()) for live, kept in pairs)
+    return f"The recording of this setup differs by {worst:.1e} standard deviations of the responses at most."
 
 
 class Live:
@@ -71,13 +89,16 @@ class Live:
         x = self.images[:1].to(self._where)
         return gate_error(self._model, self.names, x, self._p.batch_size, self._p.gate_site)
 
-    def responses(self, split: str, sigma: Tensor, first: int | None = None) -> tuple[Tensor, Tensor]:
+    def responses(
+        self, split: str, sigma: Tensor, first: int | None = None, precision: Precision | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Responses ``[E, N]`` to masks ``[N, m]`` and clean outputs ``[E]``.
 
         Args:
             split: what to call these masks.
             sigma: the masks.
             first: of the first so many examples only.
+            precision: ``None``: as the knob says.
         """
         return perturbation.responses(
             self._model,
@@ -88,8 +109,17 @@ class Live:
             site=self._p.gate_site,
             output_function=self._p.output_function,
             batch_size=self._p.batch_size,
+            precision=precision or self._p.precision,
             progress=split,
         )
+
+    def precision_error(self, sigma: Tensor) -> float:
+        """What ``precision`` costs, as a share of the standard deviation of the responses.
+
+        The root mean square of the first example's responses to these masks less those in fp32.
+        """
+        asked, exact = (self.responses("precision", sigma, 1, precision)[0] for precision in (None, "fp32"))
+        return float((asked - exact).square().mean().sqrt() / exact.std())
 
     def local(self) -> Tensor:
         """See :func:`kanlib.references.local_derivatives`."""
@@ -165,6 +195,10 @@ class Frozen:
         out = self._read(self._stacked(key))
         self._check(split, sigma, out.shape[-1])
         return perturbation.centred(out[:first, : len(sigma)], clean[:first]), clean[:first]
+
+    def precision_error(self, sigma: Tensor) -> float:
+        """Recordings are made in fp32."""
+        return 0.0
 
     def local(self) -> Tensor:
         """The network's own derivatives at σ = 0, as recorded."""

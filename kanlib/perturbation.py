@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,8 @@ from kanlib.components import Site, gated
 from kanlib.errors import BadInputError, nearest
 from kanlib.images import Images
 from kanlib.setups import Perturbation, generator
+
+Precision = Literal["fp32", "tf32", "bf16"]
 
 #: The splits of a setup's masks, see :func:`masks`.
 SPLITS = ("fit", "validation", "test", "reference")
@@ -112,6 +115,7 @@ def responses(
     site: Site = "branch",
     output_function: str = "margin",
     batch_size: int = 25,
+    precision: Precision = "fp32",
     progress: str | None = "responses",
 ) -> tuple[Tensor, Tensor]:
     """Centred responses ``Δf(z, σ) = f(z, σ) − f(z, 0)`` (equation 1) of every example to every mask.
@@ -125,6 +129,7 @@ def responses(
         site: see :func:`kanlib.components.gated`.
         output_function: a key of :data:`OUTPUT_FUNCTIONS`.
         batch_size: masks a forward pass.
+        precision: of the forward passes; below fp32 only where asked for.
         progress: what the bar is called; ``None``: there is none.
 
     Returns:
@@ -142,6 +147,7 @@ def responses(
         site=site,
         output_functions=[output_function],
         batch_size=batch_size,
+        precision=precision,
         progress=progress,
     )
     return centred(out[0], clean[0]), clean[0]
@@ -174,6 +180,7 @@ def outputs(
     site: Site = "branch",
     output_functions: Sequence[str] = ("margin",),
     batch_size: int = 25,
+    precision: Precision = "fp32",
     progress: str | None = "responses",
 ) -> tuple[Tensor, Tensor]:
     """Outputs ``f(z, σ)`` of every example under every mask, and ``f(z, 0)``.
@@ -192,6 +199,7 @@ def outputs(
         site: see :func:`kanlib.components.gated`.
         output_functions: F keys of :data:`OUTPUT_FUNCTIONS`.
         batch_size: masks a forward pass.
+        precision: of the forward passes; below fp32 only where asked for.
         progress: what the bar is called; ``None``: there is none.
 
     Returns:
@@ -205,7 +213,12 @@ def outputs(
     out = torch.empty(len(output_functions), len(x), batches.shape[0] * batch_size)
     clean = torch.empty(len(output_functions), len(x))
     bar = tqdm(total=len(x) * n, desc=progress, unit="mask", mininterval=1, disable=progress is None)
-    with gated(model, components, site) as gates, bar, enough_memory(batch_size):
+    with (
+        gated(model, components, site) as gates,
+        bar,
+        enough_memory(batch_size),
+        in_precision(precision, x.device),
+    ):
         for e in range(len(x)):
             example, label = x[e : e + 1], labels[e].expand(batch_size)
             for b, batch in enumerate([batches.new_zeros(batch_size, m), *batches]):
@@ -217,6 +230,23 @@ def outputs(
                     out[:, e, (b - 1) * batch_size : b * batch_size] = read
                     bar.update(min(batch_size, n - (b - 1) * batch_size))
     return out[..., :n], clean
+
+
+@contextmanager
+def in_precision(precision: Precision, device: torch.device) -> Iterator[None]:
+    """Forward passes in ``fp32``, in ``tf32`` (matrix products on CUDA) or in ``bf16`` (autocast)."""
+    if precision == "tf32" and device.type != "cuda":
+        raise BadInputError(f"precision tf32 is CUDA's, but the device is {device.type}; set precision to fp32.")
+    switches = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [switch.allow_tf32 for switch in switches]
+    try:
+        for switch in switches:
+            switch.allow_tf32 = precision == "tf32"
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            yield
+    finally:
+        for switch, allowed in zip(switches, before, strict=True):
+            switch.allow_tf32 = allowed
 
 
 @contextmanager

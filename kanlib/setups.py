@@ -200,6 +200,9 @@ class Perturbation(Stage):
     derivative_order: Annotated[int, Field(ge=1, le=4)] = Field(
         2, description="of the network's own derivatives at σ = 0"
     )
+    precision: Literal["fp32", "tf32", "bf16"] = Field(
+        "fp32", description="of the forward passes: fp32, tf32 (CUDA only) or bf16"
+    )
     batch_size: Positive = Field(25, description="masks a forward pass")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu")
 

@@ -289,3 +289,15 @@ def test_a_response_that_is_not_finite_is_refused_by_example_and_mask(resnet, im
     sigma[4, 2] = torch.inf
     with pytest.raises(BadInputError, match=r"response of example 1 to mask 5 is nan.* scale"):
         responses(resnet, BLOCKS, images, LABELS, sigma, batch_size=4)
+
+
+def test_tf32_is_for_cuda_only(resnet, images, sigma):
+    with pytest.raises(BadInputError, match=r"precision tf32 is CUDA's, but the device is cpu"):
+        responses(resnet, BLOCKS, images, LABELS, sigma, precision="tf32")
+
+
+def test_switches_of_precision_are_as_before_afterwards(resnet, images, sigma):
+    before = torch.backends.cudnn.allow_tf32
+    responses(resnet, BLOCKS, images, LABELS, sigma, precision="bf16")
+    assert torch.backends.cudnn.allow_tf32 == before
+    assert not torch.is_autocast_enabled("cpu")

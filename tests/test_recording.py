@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 import yaml
@@ -169,3 +171,28 @@ def test_masks_that_were_not_recorded_are_refused(recorded, n, scale, seed, spli
 def test_a_setup_that_was_not_recorded_is_refused(place):
     with pytest.raises(BadInputError, match=r"small\.safetensors is missing: .*make record SETUPS=small"):
         networks.network(knobs(source="frozen", run="r"))
+
+
+def compared(**changes):
+    p = knobs(run="r", **changes)
+    live = networks.network(p)
+    masks = {split: perturbation.masks(n, 3, 1.0, 0, split) for split, n in (("fit", 20), ("test", 12))}
+    return networks.compared(p, masks, {split: live.responses(split, sigma)[0] for split, sigma in masks.items()})
+
+
+def test_a_live_run_says_how_far_the_recording_is(recorded):
+    assert float(re.search(r"differs by (\S+) standard", compared())[1]) < 1e-4
+    assert float(re.search(r"differs by (\S+) standard", compared(precision="bf16"))[1]) > 1e-4
+    assert "cannot be compared with this run: examples is [1]" in compared(examples=[1])
+    assert compared(source="frozen") == "These are the recorded responses."
+
+
+def test_without_a_recording_there_is_nothing_to_compare_with(place):
+    assert "Nothing was recorded" in compared()
+
+
+def test_a_lower_precision_has_a_small_error(recorded):
+    sigma = perturbation.masks(50, 3, 1.0, 0, "validation")
+    errors = [networks.network(knobs(run="r", precision=kind)).precision_error(sigma) for kind in ("fp32", "bf16")]
+    assert errors[0] == 0
+    assert 0 < errors[1] < 0.1
