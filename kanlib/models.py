@@ -182,8 +182,12 @@ def published(architecture: str, weights: str, *, download: bool = False) -> dic
     if local.is_file():
         return _from_weights(local)
     missing = BadInputError(
-        f"weights {weights} of {architecture} are neither at {local} nor in its library's cache; "
-        "set download to true, or weights to a file."
+        f"weights {weights} of {architecture} are neither at {local} nor in its library's cache"
+        + (
+            ", and could not be downloaded; set weights to a file."
+            if download
+            else "; set download to true, or weights to a file."
+        )
     )
     if source == "torchvision":
         known = torchvision.models.get_model_weights(name)
@@ -194,7 +198,10 @@ def published(architecture: str, weights: str, *, download: bool = False) -> dic
         cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(known[weights].url).name
         if not (download or cached.is_file()):
             raise missing
-        return known[weights].get_state_dict(progress=True, check_hash=True)
+        try:
+            return known[weights].get_state_dict(progress=True, check_hash=True)
+        except (OSError, RuntimeError) as error:
+            raise missing from error
     if source == "timm":
         return _hub_weights(name, download, missing)
     raise BadInputError(f"weights {weights} of {architecture} is no file; set weights to a .safetensors file.")

@@ -141,6 +141,12 @@ def load(source: Path, kind: str | None = None) -> Artifact:
     return Artifact(content, record, hashlib.sha256(source.read_bytes()).hexdigest())
 
 
+def remove(target: Path) -> None:
+    """Remove an artifact and its sidecar, if they are there."""
+    for file in (target, target.with_name(target.name + ".run.json")):
+        file.unlink(missing_ok=True)
+
+
 def write_whole(target: Path, write: Callable[[Path], object]) -> None:
     """Call ``write`` on a temporary neighbour of ``target``, then rename it onto ``target``."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")

@@ -203,6 +203,21 @@ def test_weights_that_are_not_there_or_no_weights_are_refused(own, monkeypatch, 
         models.published(architecture, weights)
 
 
+@pytest.mark.parametrize("architecture", ["torchvision/resnet18", "timm/deit_tiny_patch16_224"])
+def test_without_a_network_nothing_is_left_half_written(own, monkeypatch, architecture):
+    def unreachable(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setenv("KANLIB_DATA", str(own))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(own / "hub"))
+    monkeypatch.setattr("torch.hub.urlopen", unreachable)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
+    before = sorted(own.rglob("*.*"))
+    with pytest.raises(BadInputError, match="could not be downloaded; set weights to a file"):
+        models.published(architecture, "DEFAULT", download=True)
+    assert sorted(own.rglob("*.*")) == before
+
+
 def test_weights_that_would_run_code_are_refused(own):
     class Harm:
         def __reduce__(self):

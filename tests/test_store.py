@@ -202,3 +202,10 @@ def test_arrays_that_are_not_finite_are_not_saved_and_harm_nothing(tmp_path):
     with pytest.raises(BadInputError, match="y of the responses is not finite"):
         written(tmp_path, "responses", {"y": torch.tensor([1.0, torch.nan])})
     assert file.read_bytes() == before
+
+
+def test_an_artifact_is_removed_with_its_sidecar(tmp_path):
+    file = written(tmp_path, "responses", TENSORS)
+    store.remove(file)
+    store.remove(file)
+    assert not list(tmp_path.iterdir())
