@@ -11,7 +11,7 @@ from kanlib.components import gated
 from kanlib.errors import BadInputError
 from kanlib.interactions import coefficients, local_derivatives, pair_matrix, subsets
 from kanlib.perturbation import OUTPUT_FUNCTIONS
-from kanlib.symbolic import symbolic_kans
+from kanlib.shortening import symbolic_kans
 
 S = sympy.symbols("sigma_1:6", real=True)
 A, B, C, D, E = S
