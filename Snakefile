@@ -26,12 +26,15 @@ STAGES = {
         modules=["metrics", "splines", "kan", "levenberg_marquardt", "fitting", "pykan", "surrogates"],
     ),
     "03_symbolic": dict(
-        reads=["responses", "surrogates", "scores"], writes=["symbolic"], modules=["metrics", "splines", "kan", "symbolic"]
+        reads=["responses", "surrogates", "scores"],
+        writes=["symbolic"],
+        modules=["metrics", "splines", "kan", "closed_forms", "edges", "library", "engines", "symbolic", "refit"]
+        + ["shortening", "notation"],
     ),
     "04_interactions": dict(
         reads=["responses", "symbolic"],
         writes=["interactions"],
-        modules=["references", "metrics", "symbolic", "interactions"],
+        modules=["references", "metrics", "closed_forms", "symbolic", "interactions"],
     ),
 }
 

@@ -7,10 +7,10 @@ import torch
 
 from kanlib import claims, metrics
 from kanlib.setups import Surrogate, generator
-from kanlib.symbolic import SymbolicKAN
+from kanlib.symbolic import Batch, SymbolicKAN
 
 TARGETS = {"digits_resnet18": {"accuracy": ">= 0.98", "kan": ">= 0.96", "symbolic": ">= 0.90", "ahead": ">= 0"}}
-NAMES = {"linear": "COAR", "kan": "the KAN", "symbolic": "the symbolic surrogate"}
+NAMES = {"linear": "COAR", "kan": "the KAN", "symbolic": "the symbolic surrogate", "short": "its short form"}
 PEERS = ("cubic", "trees", "mlp")
 
 
@@ -44,9 +44,10 @@ def main(setup: str) -> None:
 
     true = recorded["responses.test"]
     predicted = fitted.part("predicted.")
-    predicted["symbolic"] = torch.stack(
-        [SymbolicKAN.from_json(value)(recorded["masks.test"]) for value in closed.content]
-    )
+    predicted |= {
+        name: Batch([SymbolicKAN.from_json(value) for value in closed[kind]])(recorded["masks.test"])
+        for name, kind in (("symbolic", "faithful"), ("short", "short"))
+    }
     draws = metrics.bootstrap_pearson(
         torch.stack([predicted[name].double() for name in NAMES]),
         true,

@@ -3,8 +3,9 @@
 Modules in the order in which data flows, each importing only what stands before it::
 
     errors store setups images models training components perturbation references
-    networks recording metrics splines kan
-    levenberg_marquardt fitting pykan surrogates symbolic interactions charts claims
+    networks recording metrics splines kan levenberg_marquardt fitting pykan surrogates
+    closed_forms edges library engines symbolic refit shortening notation interactions
+    charts claims
 """
 
 __version__ = "0.1.0"

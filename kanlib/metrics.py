@@ -26,6 +26,8 @@ TITLES = {
     "kan": "KAN",
     "pykan": "KAN (pykan)",
     "symbolic": "symbolic",
+    "short": "symbolic, short",
+    "two_lines": "symbolic, two lines",
     "pearson": "Pearson",
     "spearman": "Spearman",
     "mse": "MSE",

@@ -260,12 +260,19 @@ class Surrogate(Stage):
 
 
 class Symbolic(Stage):
-    """Algorithm 2: a closed form for every edge."""
+    """Algorithm 2: closed forms, pruned and refitted."""
 
     section: ClassVar[str] = "symbolic"
 
-    r2: float = Field(0.9995, gt=0, le=1, description="edge R² at which the shortest closed form is taken")
-    max_degree: Positive = Field(9, description="highest degree of the polynomials")
+    backend: Literal["library", "polynomials", "operon", "pysr", "pykan"] = Field(
+        "library", description="where closed forms come from: library, polynomials, operon, pysr or pykan"
+    )
+    r2: float = Field(0.9999, gt=0, le=1, description="edge R² at which the shortest closed form is taken")
+    max_degree: Positive = Field(13, description="highest degree of the library's polynomials")
+    max_nodes: Positive = Field(12, description="operations and leaves of an edge of the short form, at most")
+    budget: float = Field(0.005, ge=0, description="validation Pearson that the short form may lose to the KAN")
+    refit_steps: Count = Field(24, description="Levenberg-Marquardt steps of the refit at most")
+    evaluations: Positive = Field(20_000, description="of expressions on an edge, by operon and pysr")
 
 
 class Interactions(Stage):

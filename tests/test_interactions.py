@@ -8,7 +8,7 @@ import torch
 
 from kanlib.errors import BadInputError
 from kanlib.interactions import coefficients, pair_matrix, subsets
-from kanlib.symbolic import symbolic_kans
+from kanlib.shortening import symbolic_kans
 
 S = sympy.symbols("sigma_1:6", real=True)
 A, B, C, D, E = S

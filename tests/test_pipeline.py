@@ -40,7 +40,7 @@ SMALL = {
         "iterations": 6,
         "n_bootstrap": 50,
     },
-    "symbolic": {"max_degree": 4},
+    "symbolic": {"max_degree": 4, "refit_steps": 3},
 }
 
 

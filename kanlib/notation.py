@@ -1,0 +1,117 @@
+"""Closed forms for readers and for charts: LaTeX with rounded constants, and Vega expressions."""
+
+import sympy
+import torch
+from sympy.printing.printer import Printer
+
+from kanlib.closed_forms import X
+from kanlib.symbolic import SymbolicKAN
+
+
+def latex(expression: sympy.Expr, digits: int = 3) -> str:
+    """LaTeX with constants rounded to ``digits`` significant ones, for display only."""
+    rounded = expression.xreplace({f: sympy.Float(f, digits) for f in expression.atoms(sympy.Float)})
+    return sympy.latex(rounded, full_prec=False)
+
+
+def latex_lines(form: SymbolicKAN, layer: int, digits: int = 3, masks: torch.Tensor | None = None) -> str:
+    """One layer of ``form`` as aligned equations, a line for each term, for display only.
+
+    Nodes that nothing leads on from are left out.
+
+    Args:
+        form: what is written.
+        layer: which of its layers; negative ones count from the last.
+        digits: significant ones of the constants.
+        masks: ``[N, m]``; terms come by the spread that they have on these, largest first. Without them they come
+            in the order of the components.
+    """
+    layer %= len(form.edges)
+    last, q = layer == len(form.edges) - 1, form.products[layer]
+    text = [r" \\ &\quad + ".join(terms).replace("+ -", "- ") for terms in _terms(form, layer, digits, masks)]
+    alone = len(text) - 2 * q
+    # Brackets that may break across lines.
+    factors = [
+        rf"\bigl({one}\bigr) \\ &\quad \times \bigl({other}\bigr)"
+        for one, other in zip(text[alone::2], text[alone + 1 :: 2], strict=True)
+    ]
+    names = [r"\hat g"] if last else [f"h_{{{o + 1}}}" for o in range(alone + q)]
+    lines = [
+        f"{name} &= {right}"
+        for o, (name, right) in enumerate(zip(names, [*text[:alone], *factors], strict=True))
+        if last or o in form.used[layer + 1]
+    ]
+    return r"\begin{aligned}" + r" \\ ".join(lines) + r"\end{aligned}"
+
+
+def latex_whole(form: SymbolicKAN, digits: int = 3) -> str:
+    """``ĝ(σ)`` as one piece of LaTeX."""
+    return r"\hat g(\sigma) = " + latex(form.expression, digits)
+
+
+def vega(expression: sympy.Expr) -> str:
+    """The expression in Vega's language, its symbols as variables: what a live chart computes.
+
+    Numbers are written so that they are read back exactly.
+    """
+    return _Vega().doprint(expression)
+
+
+def _terms(form: SymbolicKAN, layer: int, digits: int, masks: torch.Tensor | None) -> list[list[str]]:
+    nodes = form.nodes(layer)
+    out = []
+    for o, bias in enumerate(form.biases[layer]):
+        kept = [(row[o], i) for i, row in enumerate(form.edges[layer]) if row[o].template != 0]
+        if masks is not None:
+            h = form.activations(masks)[layer]
+            kept.sort(key=lambda pair: -float(pair[0].values(h[pair[1]]).std()))
+        terms = [latex(edge.expression.xreplace({X: nodes[i]}), digits) for edge, i in kept]
+        out.append([*terms, latex(sympy.Float(bias), digits)] if bias or not terms else terms)
+    return out
+
+
+class _Vega(Printer):
+    """Vega has JavaScript's operators and functions of its own for the rest."""
+
+    def emptyPrinter(self, expr: sympy.Expr) -> str:  # noqa: N802 (sympy's name)
+        raise TypeError(f"Vega has no {type(expr).__name__}")
+
+    def _print_Symbol(self, expr: sympy.Symbol) -> str:  # noqa: N802
+        return expr.name
+
+    def _print_Float(self, expr: sympy.Float) -> str:  # noqa: N802
+        return f"({float(expr)!r})"
+
+    def _print_Rational(self, expr: sympy.Rational) -> str:  # noqa: N802
+        return f"({expr.p}/{expr.q})"
+
+    def _print_Integer(self, expr: sympy.Integer) -> str:  # noqa: N802
+        return f"({expr.p})"
+
+    def _print_NumberSymbol(self, expr: sympy.NumberSymbol) -> str:  # noqa: N802
+        return self._print_Float(expr.evalf(17))
+
+    def _print_Add(self, expr: sympy.Add) -> str:  # noqa: N802
+        return "(" + " + ".join(map(self._print, expr.args)) + ")"
+
+    def _print_Mul(self, expr: sympy.Mul) -> str:  # noqa: N802
+        return "(" + " * ".join(map(self._print, expr.args)) + ")"
+
+    def _print_Pow(self, expr: sympy.Pow) -> str:  # noqa: N802
+        return f"pow({self._print(expr.base)}, {self._print(expr.exp)})"
+
+    def _print_exp(self, expr: sympy.exp) -> str:
+        return f"exp({self._print(expr.args[0])})"
+
+    def _print_log(self, expr: sympy.log) -> str:
+        return f"log({self._print(expr.args[0])})"
+
+    def _print_sin(self, expr: sympy.sin) -> str:
+        return f"sin({self._print(expr.args[0])})"
+
+    def _print_cos(self, expr: sympy.cos) -> str:
+        return f"cos({self._print(expr.args[0])})"
+
+    def _print_tanh(self, expr: sympy.tanh) -> str:
+        # Vega has no tanh; this one is right for large arguments too.
+        return f"(1 - 2 / (exp(2 * {self._print(expr.args[0])}) + 1))"

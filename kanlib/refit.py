@@ -1,0 +1,97 @@
+"""Refitting: all constants of symbolic surrogates at once, by Levenberg and Marquardt's method."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kanlib.edges import OVERHANG
+from kanlib.symbolic import Batch, SymbolicKAN
+
+_NUMBERS = 2**24  # in the Jacobians of one batch
+
+
+def refitted(
+    forms: Sequence[SymbolicKAN],
+    masks: Tensor,
+    responses: Tensor,
+    validation_masks: Tensor,
+    validation_responses: Tensor,
+    steps: int = 20,
+) -> list[SymbolicKAN]:
+    """Every constant of every form moved to lower ``mean_i (ĝ(σ_i) − y_i)²`` on the fit masks.
+
+    Of all steps each network keeps the one of lowest validation error; where that is the first, it is returned as
+    it came. So it is where an edge would get a pole among its inputs.
+
+    Args:
+        forms: E networks.
+        masks: fit masks ``[N, m]``.
+        responses: ``[E, N]``.
+        validation_masks: ``[V, m]``.
+        validation_responses: ``[E, V]``.
+        steps: at most so many.
+    """
+    out: list[SymbolicKAN] = []
+    size = max(1, _NUMBERS // (Batch(forms).start.shape[1] * len(masks)))
+    for part in torch.arange(len(forms)).split(size):
+        batch = Batch([forms[e] for e in part])
+        out += _refitted(batch, masks, responses[part], validation_masks, validation_responses[part], steps)
+    return out
+
+
+def _refitted(
+    batch: Batch, masks: Tensor, y: Tensor, unseen: Tensor, truth: Tensor, steps: int
+) -> list[SymbolicKAN]:
+    scale = y.double().std(1, keepdim=True)
+    y, truth = y.double() / scale, truth.double() / scale
+    constants = batch.start
+    damping = torch.full((len(y),), 1e-3, dtype=torch.float64)
+    residual, slopes = _linearised(batch, masks, constants, y, scale)
+    error = _error(residual)
+    best, lowest = constants, _error(truth - batch(unseen, constants) / scale)
+    for _ in range(steps):
+        gram = slopes @ slopes.mT
+        diagonal = gram.diagonal(dim1=1, dim2=2)
+        ridge = damping[:, None] * diagonal + 1e-9 * diagonal.amax(1, keepdim=True)
+        factor, failed = torch.linalg.cholesky_ex(gram + ridge.diag_embed())
+        step = torch.cholesky_solve(slopes @ residual[..., None], factor)[..., 0]
+        proposed = constants + step.where((failed == 0)[:, None], torch.zeros_like(step))
+        better = _error(y - batch(masks, proposed) / scale) < error
+        constants = torch.where(better[:, None], proposed, constants)
+        damping = torch.where(better, damping / 4, damping * 4).clamp(1e-8, 1e6)
+        if not better.any():
+            continue
+        residual, slopes = _linearised(batch, masks, constants, y, scale)
+        error = _error(residual)
+        unseen_error = _error(truth - batch(unseen, constants) / scale)
+        best = torch.where((unseen_error < lowest)[:, None], constants, best)
+        lowest = torch.minimum(unseen_error, lowest)
+    return [
+        moved if _finite(moved, masks) else form
+        for form, moved in zip(batch.forms, batch.with_constants(best), strict=True)
+    ]
+
+
+def _finite(form: SymbolicKAN, masks: Tensor) -> bool:
+    """Whether every edge is finite wherever these masks send its inputs, and a little beyond."""
+    for layer, inputs in zip(form.edges, form.activations(masks), strict=False):
+        low, high = inputs.amin(1), inputs.amax(1)
+        pad = OVERHANG * (high - low)
+        reach = zip((low - pad).tolist(), (high + pad).tolist(), layer, strict=True)
+        if not all(edge.finite(first, last) for first, last, row in reach for edge in row):
+            return False
+    return True
+
+
+def _linearised(batch: Batch, masks: Tensor, constants: Tensor, y: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Residuals ``[E, N]`` and the derivatives ``[E, P, N]`` of the predictions by each constant."""
+    # A copy of each constant for each mask, so that one backward pass gives every mask's own derivatives.
+    each = constants[..., None].expand(-1, -1, len(masks)).clone().requires_grad_()
+    predicted = batch(masks, each) / scale
+    (slopes,) = torch.autograd.grad(predicted.sum(), each)
+    return y - predicted.detach(), slopes.nan_to_num(0.0, 0.0, 0.0)
+
+
+def _error(residual: Tensor) -> Tensor:
+    return residual.square().mean(1).nan_to_num(torch.inf)
