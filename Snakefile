@@ -29,7 +29,7 @@ STAGES = {
         reads=["responses", "surrogates", "scores"],
         writes=["symbolic"],
         modules=["metrics", "splines", "kan", "closed_forms", "edges", "library", "engines", "symbolic", "refit"]
-        + ["shortening", "notation"],
+        + ["shortening", "notation", "interactions"],
     ),
     "04_interactions": dict(
         reads=["responses", "symbolic"],

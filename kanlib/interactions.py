@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from kanlib.errors import BadInputError
+from kanlib.kan import KAN
 from kanlib.references import Subset, subsets
+from kanlib.symbolic import SymbolicKAN
 
 
 def coefficients(
@@ -46,6 +48,30 @@ def coefficients(
         worst = index[int(np.flatnonzero(~np.isfinite(jet))[0])]
         raise BadInputError(f"the derivative over components {worst} is not finite at 0; refit the closed form.")
     return index, torch.from_numpy(jet.copy())
+
+
+def derivative_errors(forms: Sequence[SymbolicKAN], kan: KAN, max_order: int = 3) -> dict[int, float]:
+    """Median relative error of the forms' coefficients against the KANs' own exact ones, for each order.
+
+    Over all E examples and those coefficients that are above 5 % of the largest of their example and order.
+
+    Args:
+        forms: E closed forms.
+        kan: the E networks that they stand for.
+        max_order: the highest order, at most 3 and at most the number of components.
+    """
+    m = kan.widths[0]
+    zero = torch.zeros(1, m, dtype=kan.bias.dtype, device=kan.bias.device)
+    exact = kan.derivatives(zero, max_order)
+    errors: dict[int, list[Tensor]] = {r: [] for r in range(1, max_order + 1)}
+    for e, form in enumerate(forms):
+        index, values = coefficients(form.expression, form.symbols, max_order)
+        for r, found in errors.items():
+            of_order = [i for i, subset in enumerate(index) if len(subset) == r]
+            true = torch.stack([exact[r][e, 0][index[i]] for i in of_order]).double().cpu()
+            large = true.abs() > 0.05 * true.abs().max()
+            found.append(((values[of_order] - true).abs() / true.abs())[large])
+    return {r: torch.cat(found).median().item() for r, found in errors.items()}
 
 
 def pair_matrix(index: Sequence[Subset], values: Tensor, m: int) -> Tensor:

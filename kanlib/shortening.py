@@ -133,7 +133,7 @@ def front(
         unseen: validation masks ``[V, m]``.
         truth: responses to them, ``[E, V]``.
         prices: see :meth:`Candidates.priced`.
-        max_nodes: complexity that no edge exceeds.
+        max_nodes: complexity that no edge exceeds before the refit, which may turn a sign, and a minus counts.
         steps: of the refit.
     """
     stages: list[list[Stage]] = [[] for _ in found]

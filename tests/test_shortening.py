@@ -1,12 +1,12 @@
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import sympy
 import torch
 
 from kanlib import shortening
 from kanlib.closed_forms import ClosedForm, X
+from kanlib.interactions import derivative_errors
 from kanlib.kan import KAN
 from kanlib.metrics import pearson
 from kanlib.refit import refitted
@@ -87,7 +87,8 @@ def test_the_front_is_scored_on_validation_masks(found, fitted):
     for of_example, true in zip(stages, truth, strict=True):
         for stage in of_example:
             assert stage.pearson == pytest.approx(pearson(stage.form(fitted.test)[None], true[None]).item())
-            assert all(f.complexity <= 12 for layer in stage.form.edges for row in layer for f in row)
+            # The refit may turn a sign, and sympy counts a minus.
+            assert all(f.complexity <= 13 for layer in stage.form.edges for row in layer for f in row)
         assert of_example[0].pearson > 0.99
         assert of_example[0].form.complexity > of_example[1].form.complexity
 
@@ -124,15 +125,14 @@ def test_a_kan_of_zeros_is_its_bias(fitted):
 
 
 def test_derivatives_at_zero_are_the_kans(fitted):
-    """Of a KAN with smooth splines, so that third derivatives mean something."""
-    from kanlib.interactions import coefficients
-
-    forms = symbolic_kans(fitted.kan, fitted.fit, r2=0.99999)
-    exact = fitted.kan.derivatives(torch.zeros(1, 3), 2)
-    for e, form in enumerate(forms):
-        index, values = coefficients(form.expression, form.symbols, 2)
-        own = [exact[len(s)][e, 0][tuple(s)].item() for s in index]
-        assert np.median(np.abs(values.numpy() - own)) < 0.05 * np.abs(own).max()
+    forms = symbolic_kans(fitted.kan, fitted.fit)
+    errors = derivative_errors(forms, fitted.kan)
+    assert errors.keys() == {1, 2, 3}
+    assert errors[1] < 0.02
+    assert errors[2] < 0.05
+    assert errors[3] < 0.1
+    loose = derivative_errors(symbolic_kans(fitted.kan, fitted.fit, rest=0, r2=0.9), fitted.kan)
+    assert loose[2] > errors[2]
 
 
 def test_examples_may_come_in_parts(fitted, monkeypatch):
