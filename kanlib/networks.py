@@ -169,6 +169,7 @@ class Frozen:
         self.made_from = store.load(path(p.setup), kind="responses")
         have = self.made_from.record
         kept = [name for name in have["examples"] if name.startswith(f"{p.example_set}.")]
+        kept.sort(key=lambda name: int(name.rpartition(".")[2]))
         if p.examples is not None or p.n_examples > len(kept):
             asked = f"examples is {p.examples}" if p.examples is not None else f"n_examples is {p.n_examples}"
             raise BadInputError(
@@ -178,7 +179,7 @@ class Frozen:
         self.names = have["components"]
         self.positions = torch.tensor([have["examples"][name] for name in self._examples])
         self.labels = self._stacked("label")[:, 0]
-        self.label_names = [have["classes"][list(have["examples"]).index(name)] for name in self._examples]
+        self.label_names = [have["classes"][name] for name in self._examples]
         self.gate_error, self.accuracy, self.device = have["gate_error"], have["accuracy"], have["device"]
         self.derivatives = (p.gate_site, p.output_function) == ("branch", "margin")
 

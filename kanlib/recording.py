@@ -72,7 +72,7 @@ def record(setup: str) -> Path:
                 parameters=p.model_dump(exclude={"run"}),
                 accuracy=weights.record["accuracy"],
                 gate_error=error,
-                classes=[data.classes[int(label)] for _, _, label in examples.values()],
+                classes={name: data.classes[int(label)] for name, (_, _, label) in examples.items()},
                 device=where.type,
                 **determined,
             )

@@ -10,9 +10,15 @@ from kanlib.setups import Perturbation, Training
 
 SETUP = {
     "training": {"image_size": 8, "architecture": "mine.py:made", "small_images": False},
-    "perturbation": {"components": ["1", "2", "3"], "batch_size": 7, "derivative_order": 3, "n_examples": 3}
+    "perturbation": {
+        "components": ["1", "2", "3"],
+        "batch_size": 7,
+        "derivative_order": 3,
+        "n_examples": 3,
+        "choose": "any",
+    }
     | {"n_fit": 40, "n_validation": 11, "n_test": 12, "n_reference": 9},
-    "recording": {"n_reported": 3, "n_development": 1, "n_fit": 40, "n_fit_output": 20, "batch_size": 7}
+    "recording": {"n_reported": 11, "n_development": 1, "n_fit": 40, "n_fit_output": 20, "batch_size": 7}
     | {"n_validation": 11, "n_test": 12, "n_reference": 9, "n_ablation": 8, "scales": [0.5]},
 }
 MODEL = """
@@ -62,13 +68,14 @@ def recorded(place):
 
 
 @pytest.mark.parametrize("site", ["branch", "output"])
-@pytest.mark.parametrize(("example_set", "n"), [("reported", 3), ("development", 1)])
+@pytest.mark.parametrize(("example_set", "n"), [("reported", 11), ("development", 1)])
 def test_a_recording_answers_as_the_network_does(recorded, site, example_set, n):
     for function in perturbation.OUTPUT_FUNCTIONS:
         asked = {"gate_site": site, "output_function": function, "example_set": example_set, "n_examples": n}
         live, frozen = (networks.network(knobs(source=source, run="r", **asked)) for source in ("live", "frozen"))
         assert frozen.names == live.names
         assert frozen.label_names == live.label_names
+        assert n == 1 or len(set(live.label_names)) > 3
         assert torch.equal(frozen.positions, live.positions)
         assert torch.equal(frozen.labels, live.labels)
         assert frozen.gate_error == live.gate_error == 0
@@ -94,7 +101,7 @@ def test_a_recording_has_the_masks_of_the_evaluation(recorded):
 
 
 def test_a_recording_grows_by_masks_and_examples_and_computes_nothing_twice(recorded, place, monkeypatch):
-    write(place, recording={"n_fit": 55, "n_reported": 4})
+    write(place, recording={"n_fit": 55, "n_reported": 12})
     asked = []
     outputs = perturbation.outputs
     monkeypatch.setattr(
@@ -105,7 +112,7 @@ def test_a_recording_grows_by_masks_and_examples_and_computes_nothing_twice(reco
         same = grown[key][: len(value)] if key.startswith("masks") else grown[key][..., : value.shape[-1]]
         assert torch.equal(same, value), key
     assert grown["development.0/branch/fit"].shape == (3, 55)
-    new = 4 * 15 + (55 + 11 + 12 + 9 + 183 + 12 + 8) + (20 + 11 + 12)
+    new = 12 * 15 + (55 + 11 + 12 + 9 + 183 + 12 + 8) + (20 + 11 + 12)
     assert sum(asked) == new
     assert recording.record("small").read_bytes() == (place / "responses/small.safetensors").read_bytes()
     assert sum(asked) == new
@@ -144,8 +151,8 @@ def test_a_recording_of_another_model_is_not_mixed_in(recorded, place):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"n_examples": 4}, "n_examples is 4, but 3 were recorded"),
-        ({"examples": [1]}, r"examples is \[1\], but 3 were recorded"),
+        ({"n_examples": 12}, "n_examples is 12, but 11 were recorded"),
+        ({"examples": [1]}, r"examples is \[1\], but 11 were recorded"),
     ],
 )
 def test_examples_that_were_not_recorded_are_refused(recorded, changes, sentence):
