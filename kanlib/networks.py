@@ -32,7 +32,9 @@ def gate_error(model: nn.Module, names: Sequence[str], x: Tensor, batch_size: in
     """The largest difference that gates at σ = 0 make to a logit of example ``x`` ``[1, …]``; 0 if they work."""
     x = x.expand(batch_size, *x.shape[1:])
     with gated(model, names, site) as gates, torch.inference_mode():
-        return float((gates(x, torch.zeros(batch_size, len(names), device=x.device)) - model(x)).abs().max())
+        gated_logits, logits = gates(x, torch.zeros(batch_size, len(names), device=x.device)), model(x)
+    # Equal infinities are equal, though their difference is no number.
+    return 0.0 if torch.equal(gated_logits, logits) else float((gated_logits - logits).abs().max())
 
 
 def compared(p: Perturbation, masks: Mapping[str, Tensor], responses: Mapping[str, Tensor]) -> str:

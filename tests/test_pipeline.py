@@ -168,7 +168,7 @@ def test_equal_runs_give_equal_bytes(project, tmp_path):
 def test_artifacts_name_what_they_were_made_from(project):
     folder = project / "_artifacts/digits_resnet18"
     model, responses = (store.load(folder / f"{kind}.safetensors") for kind in ("model", "responses"))
-    assert responses.record["inputs"] == {"model": model.hash}
+    assert responses.record["inputs"] == {"network": model.hash}
     assert responses.record["parameters"]["n_fit"] == SMALL["perturbation"]["n_fit"]
 
 
@@ -235,7 +235,8 @@ def test_bad_artifacts_are_refused_with_one_sentence(project, unharmed, kind, da
             else:
                 weights["fc.weight"] *= 1e38
             record = store.load(target).record
-            store.save(target, weights, kind="model", parameters=record["parameters"], inputs={})
+            made = {"parameters": record["parameters"], "inputs": {}, "accuracy": record["accuracy"]}
+            store.save(target, weights, kind="model", **made)
             # With useless logits few examples are correct, so they are named.
             parameters += ["-y", "examples: [0, 1]"]
         result, _ = papermill_run(project, notebook, *parameters)
