@@ -198,7 +198,7 @@ class Perturbation(Stage):
     n_test: Positive = Field(1000, description="masks that score, once")
     n_reference: Count = Field(500, description="masks that no surrogate sees, for derivative references")
     derivative_order: Annotated[int, Field(ge=1, le=4)] = Field(
-        2, description="of the network's own derivatives at σ = 0"
+        2, description="highest order of the network's own derivatives"
     )
     precision: Literal["fp32", "tf32", "bf16"] = Field(
         "fp32", description="of the forward passes: fp32, tf32 (CUDA only) or bf16"
@@ -265,7 +265,7 @@ class Symbolic(Stage):
     section: ClassVar[str] = "symbolic"
 
     backend: Literal["library", "polynomials", "operon", "pysr", "pykan"] = Field(
-        "library", description="where closed forms come from: library, polynomials, operon, pysr or pykan"
+        "library", description="library, polynomials, operon, pysr or pykan"
     )
     r2: float = Field(0.9999, gt=0, le=1, description="edge R² at which the shortest closed form is taken")
     max_degree: Positive = Field(13, description="highest degree of the library's polynomials")
