@@ -3,11 +3,11 @@
 import subprocess
 
 from kanlib import store
-from kanlib.setups import Surrogate
+from kanlib.setups import Perturbation, Surrogate
 
 
 def responses(setup: str, run: str, **knobs) -> store.Artifact:
-    """The responses of a run of 01_perturbation with these parameters on the setup's own classifier.
+    """The responses of a run of 01_perturbation with these parameters on the setup's own classifier or recording.
 
     Args:
         setup: a name in ``notebooks/setups``.
@@ -15,19 +15,11 @@ def responses(setup: str, run: str, **knobs) -> store.Artifact:
         knobs: parameters of 01_perturbation.
     """
     if not store.path(run, "responses").exists():
-        model = store.path(setup, "model").relative_to(store.ROOT)
-        made = ["snakemake", "--quiet", "all", "--cores", "2", str(model)]
-        subprocess.run(made, cwd=store.ROOT, check=True)
+        if Perturbation.from_setup(setup).source == "live":
+            model = store.path(setup, "model").relative_to(store.ROOT)
+            made = ["snakemake", "--quiet", "all", "--cores", "2", str(model)]
+            subprocess.run(made, cwd=store.ROOT, check=True)
         options = [part for name, value in knobs.items() for part in ("-p", name, str(value))]
-        recording = [
-            "papermill",
-            "notebooks/01_perturbation.ipynb",
-            "/dev/null",
-            "-k",
-            "python3",
-            "-p",
-            "run",
-            run,
-        ]
-        subprocess.run([*recording, "-p", "setup", setup, *options], cwd=store.ROOT, check=True)
+        made = ["papermill", "notebooks/01_perturbation.ipynb", "/dev/null", "-k", "python3", "-p", "setup", setup]
+        subprocess.run([*made, "-p", "run", run, *options], cwd=store.ROOT, check=True)
     return Surrogate.from_setup(setup, {"run": run}).load("responses")

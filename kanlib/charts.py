@@ -13,12 +13,15 @@ from io import BytesIO
 import altair as alt
 import numpy as np
 import pandas as pd
+import torch
 from IPython.display import HTML
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from kanlib.interactions import Subset
+from kanlib.kan import KAN
 from kanlib.metrics import TITLES
+from kanlib.symbolic import SymbolicKAN
 
 # Okabe and Ito's palette, which stays apart under the common colour blindnesses. Its black, invisible on a
 # dark page, is a grey here; its yellow, faint on a white one, comes last.
@@ -157,6 +160,23 @@ def sweep(frame: pd.DataFrame, *, x: str, y: str, describe: str, log: bool = Tru
     )
 
 
+def panels(frame: pd.DataFrame, *, x: str, y: str, color: str, row: str, column: str, describe: str) -> alt.Chart:
+    """``y`` at a few values of ``x``, a curve for each ``color``, a panel for each ``row`` and ``column``."""
+    return (
+        alt.Chart(frame[[x, y, color, row, column]].round(4))
+        .mark_line(point=True)
+        .encode(
+            alt.X(x, type="quantitative"),
+            alt.Y(y, type="quantitative"),
+            alt.Color(color, type="nominal", sort=None),
+            tooltip=[row, column, color, x, alt.Tooltip(y, type="quantitative", format=".3f")],
+        )
+        .properties(width=230, height=170)
+        .facet(row=alt.Row(row, type="nominal", sort=None), column=alt.Column(column, type="nominal", sort=None))
+        .properties(description=describe)
+    )
+
+
 def paired(scores: pd.DataFrame, metric: str, *, describe: str) -> alt.Chart:
     """``metric`` of each example (a line) under each surrogate (a place on the axis).
 
@@ -212,9 +232,27 @@ def predicted_against_true(predicted: Mapping[str, Tensor], true: Tensor, *, des
     )
 
 
-def edges(frame: pd.DataFrame, *, describe: str) -> alt.Chart:
-    """Small multiples of edge functions: ``x``, ``spline``, ``closed form`` by ``input`` and ``node``."""
-    long = frame.melt(["input", "node", "x"], ["spline", "closed form"], var_name="edge function", value_name="φ")
+def edges(kan: KAN, form: SymbolicKAN, names: Sequence[str], *, most: int = 8, describe: str) -> alt.Chart:
+    """Small multiples of first-layer edges, spline and closed form, of the ``most`` sums that vary most.
+
+    Args:
+        kan: the network of one example.
+        form: its closed form, unpruned.
+        names: of the components.
+        most: rows of the chart.
+        describe: the figure in words.
+    """
+    points = torch.linspace(-3, 3, 41)
+    splines = kan.edges(0, points.expand(1, len(names), -1))[0]
+    most_varied = splines.std(2).sum(0).argsort(descending=True)[:most].sort().values.tolist()
+    rows = []
+    for i, name in enumerate(names):
+        for o in most_varied:
+            # Constants belong to the node.
+            spline, closed = (v - v[len(points) // 2] for v in (splines[i, o], form.edges[0][i][o].values(points)))
+            kinds = {"spline": spline.tolist(), "closed form": closed.tolist()}
+            rows.append(pd.DataFrame({"input": name, "node": f"h{o + 1}", "x": points.tolist(), **kinds}))
+    long = pd.concat(rows).melt(["input", "node", "x"], list(kinds), var_name="edge function", value_name="φ")
     return (
         alt.Chart(long.round(3))
         .mark_line()

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -149,14 +150,24 @@ def _searched(
     steps: int,
     bar: tqdm,
 ) -> Found:
-    """Searches from these coefficients and middle grids for these examples, as many at a time as memory allows."""
+    """Searches from these coefficients and middle grids for these examples, as many at a time as memory allows.
+
+    On the CPU every thread searches by itself: the matrices of one search are too small to share.
+    """
     pairs = Pairs(problem.features)
-    found = []
-    for part in torch.arange(len(example), device=example.device).split(
-        max(1, _NUMBERS // shape.numbers(problem.features.shape[1]))
-    ):
+    workers = torch.get_num_threads() if example.device.type == "cpu" else 1
+    size = max(1, _NUMBERS // (workers * shape.numbers(problem.features.shape[1])))
+
+    def searched(part: Tensor) -> Found:
         mine, unseen = (Problem(p.features, p.y[example[part]]) for p in (problem, held_out))
-        start = mapped(lambda v, part=part: v[part], (coefs, grids))
-        found.append(search(shape, *start, mine, pairs, unseen, penalty[part], steps))
+        start = mapped(lambda v: v[part], (coefs, grids))
+        found = search(shape, *start, mine, pairs, unseen, penalty[part], steps)
         bar.update(len(part))
+        return found
+
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            found = list(pool.map(searched, torch.arange(len(example), device=example.device).split(size)))
+    finally:
+        torch.set_num_threads(workers)
     return mapped(lambda *parts: torch.cat(parts), *found)

@@ -26,6 +26,9 @@ _LAST = 0.1  # penalty on the last layer, relative to the others'
 _RIDGE = 1e-6  # on every coefficient, so that every system has a solution
 _REGRID = 5  # steps between two looks at the grids of middle layers
 _PAIRS = 2**26  # products of pairs of features at a time
+_SLICE = 2**20  # numbers of a Jacobian at a time
+_LEAST = 128  # masks of it, at least
+_ROWS = 256  # of a Gauss–Newton matrix at a time
 
 
 @dataclass(frozen=True)
@@ -224,11 +227,7 @@ def _system(
     point: Point, shape: Shape, problem: Problem, pairs: Pairs, penalty: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The Gauss–Newton matrix (its lower triangle) with the penalty's, what damping scales, half the descent."""
-    n = problem.y.shape[1]
-    delta, rest = _jacobian(point, shape)
-    normal = _normal(delta, rest, problem.features, pairs).div_(n)
-    first = (delta * point.residual[:, None]) @ problem.features.T
-    gradient = torch.cat([first.flatten(1), (rest @ point.residual[..., None])[..., 0]], 1).div_(n)
+    normal, gradient = _normal(point, shape, problem.features, pairs)
     diagonal = normal.diagonal(dim1=1, dim2=2)
     scale = diagonal + 1e-3 * diagonal.mean(1, keepdim=True)
     rough = roughness(shape.grid, shape.order, dtype=normal.dtype, device=normal.device)
@@ -246,7 +245,9 @@ def _system(
 def _solved_for(system: tuple[Tensor, Tensor, Tensor], damping: Tensor) -> tuple[Tensor, Tensor]:
     """The damped step of all parameters, ``[C, P]``, and for which searches there is one."""
     normal, scale, gradient = system
-    move, solvable = _solution(normal + torch.diag_embed(damping[:, None] * scale), gradient)
+    damped = normal.clone()
+    damped.diagonal(dim1=1, dim2=2).add_(damping[:, None] * scale)
+    move, solvable = _solution(damped, gradient)
     return move.nan_to_num(), solvable
 
 
@@ -264,16 +265,46 @@ def _shaped(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     return [part.view_as(coef) for part, coef in zip(parts, like, strict=True)]
 
 
-def _jacobian(point: Point, shape: Shape) -> tuple[Tensor, Tensor]:
+def _normal(point: Point, shape: Shape, first: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
+    """``JJᵀ/N`` ``[C, P, P]`` of the Jacobian J ``[C, P, N]``, and ``J·residual/N``.
+
+    Only the lower triangle is filled, which is all that a Cholesky factorisation reads. J is made a few masks at a
+    time, so that it stays in the processor's cache; its first rows are ``δ_o B_p``.
+    """
+    c, n = point.residual.shape
+    o, p = shape.layers[0][0], len(first)
+    normal = first.new_zeros(c, shape.n_parameters, shape.n_parameters)
+    gradient = first.new_zeros(c, shape.n_parameters)
+    late, deltas = o * p, []
+    for start in range(0, n, size := max(_LEAST, _SLICE // (c * shape.n_parameters))):
+        part = slice(start, start + size)
+        delta, rest = _jacobian(point, shape, part)
+        early = (delta[:, :, None] * first[:, part]).flatten(1, 2)
+        jacobian = torch.cat([early, rest], 1)
+        for row in range(late, shape.n_parameters, _ROWS):
+            rows = jacobian[:, row : row + _ROWS]
+            stop = row + rows.shape[1]
+            normal[:, row:stop, :stop].baddbmm_(rows, jacobian[:, :stop].mT)
+        gradient += (jacobian @ point.residual[:, part, None])[..., 0]
+        deltas.append(delta)
+    delta = torch.cat(deltas, 2)
+    one, other = torch.triu_indices(o, o, device=delta.device)
+    blocks = pairs.weighed((delta[:, one] * delta[:, other]).flatten(0, 1)).view(c, -1)
+    # gather is ten times as fast as an index.
+    normal[:, :late, :late] = blocks.gather(1, _spread(o, p, delta.device).expand(c, -1)).view(c, late, late)
+    return normal.div_(n), gradient.div_(n)
+
+
+def _jacobian(point: Point, shape: Shape, masks: slice) -> tuple[Tensor, Tensor]:
     """How the output answers to the first layer's sums, ``[C, o, N]``, and to later parameters, ``[C, P, N]``."""
-    one = torch.ones_like(point.residual)[:, None]
+    one = torch.ones_like(point.residual[:, None, masks])
     delta, rows = one, [one]
     for layer in reversed(range(len(point.sums))):
         later = point.coefs[layer + 1]
-        rows.insert(0, (delta[:, :, None, None] * point.features[layer][:, None]).flatten(1, 3))
+        rows.insert(0, (delta[:, :, None, None] * point.features[layer][:, None, ..., masks]).flatten(1, 3))
         # Σ_b c_b B_b'(h) for every edge, then the sum over what it leads to.
-        rates = later.transpose(1, 2) @ point.slopes[layer]
-        delta = _apart((rates * delta[:, None]).sum(2), point.sums[layer], shape.products[layer])
+        rates = later.transpose(1, 2) @ point.slopes[layer][..., masks]
+        delta = _apart((rates * delta[:, None]).sum(2), point.sums[layer][..., masks], shape.products[layer])
     return delta, torch.cat(rows, 1)
 
 
@@ -284,25 +315,6 @@ def _apart(delta: Tensor, sums: Tensor, q: int) -> Tensor:
     alone = sums.shape[1] - 2 * q
     other = sums[:, alone:].unflatten(1, (q, 2)).flip(2).flatten(1, 2)
     return torch.cat([delta[:, :alone], delta[:, alone:].repeat_interleave(2, 1) * other], 1)
-
-
-def _normal(delta: Tensor, rest: Tensor, first: Tensor, pairs: Pairs) -> Tensor:
-    """``JJᵀ`` ``[C, P, P]`` of the Jacobian whose first rows are ``δ_o B_p`` and whose others are ``rest``.
-
-    Only its lower triangle is filled, which is all that a Cholesky factorisation reads.
-    """
-    c, o, _ = delta.shape
-    late = o * len(first)
-    normal = delta.new_empty(c, late + rest.shape[1], late + rest.shape[1])
-    one, other = torch.triu_indices(o, o, device=delta.device)
-    blocks = pairs.weighed((delta[:, one] * delta[:, other]).flatten(0, 1)).view(c, -1)
-    # gather is ten times as fast as an index.
-    spread = _spread(o, len(first), delta.device).expand(c, -1)
-    normal[:, :late, :late] = blocks.gather(1, spread).view(c, late, late)
-    for a in range(o):
-        normal[:, late:, a * len(first) : (a + 1) * len(first)] = (rest * delta[:, a, None]) @ first.T
-    normal[:, late:, late:] = rest @ rest.mT
-    return normal
 
 
 @cache

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -20,6 +21,9 @@ _REST = 10.0  # what derivatives at rest count against values, see kanlib.edges.
 _EXAMPLES = 16  # whose activations are held at a time
 #: A node must be worth these shares of the variance of the output, one after the other.
 PRICES = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+# A point on the front is refitted this far; the one that is chosen, to the end.
+_BRIEF_MASKS = 1000
+_BRIEF_STEPS = 6
 
 
 @dataclass(frozen=True)
@@ -120,10 +124,10 @@ def front(
     *,
     prices: Sequence[float] = PRICES,
     max_nodes: float = 12,
-    steps: int = 20,
 ) -> list[list[Stage]]:
-    """Each example's networks at rising prices, refitted: a front of validation Pearson against length.
+    """Each example's networks at rising prices, refitted briefly: a front of validation Pearson against length.
 
+    A brief refit takes six steps at most, on the first thousand masks; :func:`shortened` goes on from there.
     The refit moves derivatives at σ = 0, so candidates for it are best found with ``rest=0``.
 
     Args:
@@ -134,16 +138,59 @@ def front(
         truth: responses to them, ``[E, V]``.
         prices: see :meth:`Candidates.priced`.
         max_nodes: complexity that no edge exceeds before the refit, which may turn a sign, and a minus counts.
-        steps: of the refit.
     """
+    few, to_few = masks[:_BRIEF_MASKS], responses[:, :_BRIEF_MASKS]
     stages: list[list[Stage]] = [[] for _ in found]
     for price in prices:
         forms = [of_example.priced(price, max_nodes) for of_example in found]
-        forms = refitting.refitted(forms, masks, responses, unseen, truth, steps)
+        forms = refitting.refitted(forms, few, to_few, unseen, truth, _BRIEF_STEPS)
         scores = pearson(Batch(forms)(unseen), truth).nan_to_num(0.0)
         for of_example, form, score in zip(stages, forms, scores.tolist(), strict=True):
             of_example.append(Stage(price, form, score))
     return stages
+
+
+def shortened(
+    stages: Sequence[Sequence[Stage]],
+    references: Sequence[float],
+    masks: Tensor,
+    responses: Tensor,
+    unseen: Tensor,
+    truth: Tensor,
+    *,
+    budget: float = 0.005,
+    steps: int = 24,
+) -> list[SymbolicKAN]:
+    """The :func:`knee` of every example's front, refitted on all masks.
+
+    Args:
+        stages: E fronts.
+        references: validation Pearson that each is held to.
+        masks: fit masks ``[N, m]``.
+        responses: ``[E, N]``.
+        unseen: validation masks ``[V, m]``.
+        truth: responses to them, ``[E, V]``.
+        budget: what may be lost.
+        steps: of the refit.
+    """
+    forms = [knee(front, reference, budget).form for front, reference in zip(stages, references, strict=True)]
+    return refitting.refitted(forms, masks, responses, unseen, truth, steps)
+
+
+def table(stages: Sequence[Sequence[Stage]]) -> pd.DataFrame:
+    """Fronts as rows: ``example``, ``price``, ``nodes``, ``validation Pearson``."""
+    return pd.DataFrame(
+        [
+            {
+                "example": e + 1,
+                "price": stage.price,
+                "nodes": stage.form.complexity,
+                "validation Pearson": stage.pearson,
+            }
+            for e, of_example in enumerate(stages)
+            for stage in of_example
+        ]
+    )
 
 
 def knee(stages: Sequence[Stage], reference: float, budget: float) -> Stage:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import pandas as pd
 import sympy
 import torch
 from torch import Tensor
@@ -120,6 +121,28 @@ class SymbolicKAN:
         """Read :meth:`to_json`."""
         edges = [[[ClosedForm.from_json(form) for form in row] for row in layer] for layer in value["edges"]]
         return cls(edges, value["products"], value["biases"])
+
+
+def edge_table(forms: Sequence[SymbolicKAN]) -> pd.DataFrame:
+    """A row for each edge of these networks: ``example``, ``layer``, ``kept``, ``R²``, ``complexity``.
+
+    An edge that is not kept is a constant.
+    """
+    return pd.DataFrame(
+        [
+            {
+                "example": e + 1,
+                "layer": layer + 1,
+                "kept": edge.template != 0,
+                "R²": edge.r2,
+                "complexity": edge.complexity,
+            }
+            for e, form in enumerate(forms)
+            for layer, rows in enumerate(form.edges)
+            for row in rows
+            for edge in row
+        ]
+    )
 
 
 def paired(sums: list, q: int) -> list:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kanlib import charts
+from kanlib.shortening import symbolic_kans
 
 
 @pytest.fixture(autouse=True)
@@ -17,16 +18,17 @@ def drawn():
     """One of each chart, by name."""
     frame = pd.DataFrame({"a": [1.0, 2.0, 3.0], "b": [1.0, 10.0, 100.0], "c": ["u", "u", "v"]})
     scores = pd.DataFrame({"surrogate": ["linear", "kan"], "example": [1, 1], "pearson": [0.4, 0.9]})
-    edges = pd.DataFrame({"input": ["i"], "node": ["h1"], "x": [0.0], "spline": [1.0], "closed form": [1.1]})
     true = torch.linspace(-1, 1, 50)
     return {
         "line": charts.line(frame, x="a", y="b", log=True, describe="d"),
         "lines": charts.lines(frame, x="a", y="b", color="c", describe="d"),
         "few lines": charts.lines(frame, x="a", y="b", color="c", few=True, describe="d"),
         "sweep": charts.sweep(frame, x="a", y="b", describe="d"),
+        "panels": charts.panels(
+            frame.assign(d="e", f="g"), x="a", y="b", color="c", row="d", column="f", describe="d"
+        ),
         "paired": charts.paired(scores, "pearson", describe="d"),
         "predicted": charts.predicted_against_true({"kan": true**3}, true, describe="d"),
-        "edges": charts.edges(edges, describe="d"),
         "heat_map": charts.heat_map(torch.tensor([[0.0, -2.0], [-2.0, 0.0]]), ["p", "q"], title="L", describe="d"),
         "bars": charts.bars({(0, 1): -1.0, (1,): 2.0}, ["p", "q"], title="L", describe="d"),
     }
@@ -37,6 +39,19 @@ def test_every_chart_is_valid_described_and_carries_its_data(name):
     spec = drawn()[name].to_dict()  # Altair validates against the schema
     assert "d" in (spec.get("description"), spec.get("layer", [{}])[0].get("description"))
     assert next(iter(spec["datasets"].values()))
+
+
+def test_edges_are_drawn_beside_their_closed_forms(fitted):
+    names = [f"c{i}" for i in range(fitted.fit.shape[1])]
+    (form,) = symbolic_kans(first := fitted.kan.select(torch.tensor([0])), fitted.fit)
+    spec = charts.edges(first, form, names, most=2, describe="d").to_dict()
+    assert spec["description"] == "d"
+    frame = pd.DataFrame(next(iter(spec["datasets"].values())))
+    assert set(frame["input"]) == set(names)
+    assert frame["node"].nunique() == min(2, first.coefs[0].shape[1])
+    values = frame.pivot(index=["input", "node", "x"], columns="edge function", values="φ")
+    assert (values["spline"] - values["closed form"]).abs().max() < 0.1 * values["spline"].abs().max()
+    assert values.xs(0.0, level="x").abs().max().max() == 0
 
 
 def test_a_heat_map_is_symmetric_without_its_diagonal():

@@ -43,11 +43,12 @@ def flat(point):
 def test_the_gauss_newton_matrix_is_that_of_the_jacobian(hidden, order):
     shape, posed, _, point = begun(hidden, order)
     whole = jacrev(lambda theta: output(theta, point, shape, posed))(flat(point))
-    delta, rest = lm._jacobian(point, shape)
-    normal = lm._normal(delta, rest, posed.features, lm.Pairs(posed.features))
+    normal, gradient = lm._normal(point, shape, posed.features, lm.Pairs(posed.features))
     for c in range(2):
         jacobian = whole[c, :, c]
-        torch.testing.assert_close(normal[c].tril(), (jacobian.T @ jacobian).tril())
+        n = len(jacobian)
+        torch.testing.assert_close(normal[c].tril(), (jacobian.T @ jacobian).tril() / n)
+        torch.testing.assert_close(gradient[c], jacobian.T @ point.residual[c] / n)
     torch.testing.assert_close(posed.y - output(flat(point), point, shape, posed), point.residual)
 
 

@@ -10,7 +10,7 @@ from kanlib.interactions import derivative_errors
 from kanlib.kan import KAN
 from kanlib.metrics import pearson
 from kanlib.refit import refitted
-from kanlib.shortening import Stage, candidates, front, knee, symbolic_kans
+from kanlib.shortening import Stage, candidates, front, knee, shortened, symbolic_kans, table
 from tests.test_symbolic import network
 
 
@@ -82,7 +82,7 @@ def test_effects_are_the_variance_that_an_edge_brings_into_the_output(found, fit
 
 def test_the_front_is_scored_on_validation_masks(found, fitted):
     y, truth = fitted.true(fitted.fit), fitted.true(fitted.test)
-    stages = front(found, fitted.fit, y, fitted.test, truth, prices=(1e-4, 1e-1), steps=5)
+    stages = front(found, fitted.fit, y, fitted.test, truth, prices=(1e-4, 1e-1))
     assert [len(of_example) for of_example in stages] == [2, 2]
     for of_example, true in zip(stages, truth, strict=True):
         for stage in of_example:
@@ -99,6 +99,16 @@ def test_the_knee_is_the_shortest_within_the_budget():
     assert knee(stages, 0.97, 0.005) is stages[1]
     assert knee(stages, 0.97, 0.1) is stages[2]
     assert knee(stages, 0.99, 0.005) is stages[0]
+
+
+def test_what_is_chosen_is_refitted_to_the_end(found, fitted):
+    y, truth = fitted.true(fitted.fit), fitted.true(fitted.test)
+    stages = front(found, fitted.fit, y, fitted.test, truth, prices=(1e-4, 1e-1))
+    short = shortened(stages, [0.0, 2.0], fitted.fit, y, fitted.test, truth, steps=24)
+    for form, stage, true in zip(short, (stages[0][1], stages[1][0]), truth, strict=True):
+        before, after = ((f(fitted.test) - true).square().mean() for f in (stage.form, form))
+        assert after <= before
+    assert table(stages)["nodes"].tolist() == [s.form.complexity for of_example in stages for s in of_example]
 
 
 def test_a_kan_of_zeros_is_its_bias(fitted):
@@ -119,7 +129,6 @@ def test_a_kan_of_zeros_is_its_bias(fitted):
         fitted.test,
         fitted.true(fitted.test),
         prices=(1e-3,),
-        steps=2,
     )
     assert not any(stage.form.expression.free_symbols for (stage,) in stages)
 

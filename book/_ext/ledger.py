@@ -1,4 +1,4 @@
-"""What the scripts of ``benchmarks/`` left in ``data/``: ``{claims}``, ``{rows}`` and ``{sweep}``."""
+"""What the scripts of ``benchmarks/`` left in ``data/``: ``{claims}``, ``{rows}``, ``{sweep}``, ``{panels}``."""
 
 import json
 from pathlib import Path
@@ -41,8 +41,8 @@ class Rows(Directive):
     def run(self) -> list[nodes.Node]:
         """Return the table."""
         rows = _read(self, self.arguments[0])
-        widths = {name: 40 if isinstance(value, str) else 12 for name, value in rows[0].items()}
         texts = [[v if isinstance(v, str) else f"{v:.3f}" for v in row.values()] for row in rows]
+        widths = {name: max(map(len, [name, *column])) for name, *column in zip(rows[0], *texts, strict=True)}
         return [_table(widths, [[nodes.Text(text) for text in row] for row in texts], "rows")]
 
 
@@ -62,6 +62,21 @@ class Sweep(Directive):
         frame = pd.DataFrame(_read(self, self.arguments[0])).query("varied == @x")
         charts.enable()
         chart = charts.sweep(frame, x=x, y=y, log="linear" not in self.options, describe=f"{y} against {x}.")
+        return [nodes.raw("", chart_html(chart.to_dict()), format="html")]
+
+
+class Panels(Directive):
+    """A column of a JSON file's rows against another one, a curve for each ``color``, a panel for each pair."""
+
+    required_arguments = 1
+    option_spec: ClassVar = dict.fromkeys(("x", "y", "color", "row", "column"), directives.unchanged_required)
+
+    def run(self) -> list[nodes.Node]:
+        """Return the chart."""
+        charts.enable()
+        described = "{y} against {x}, by {color}, {row} and {column}.".format(**self.options)
+        frame = pd.DataFrame(_read(self, self.arguments[0]))
+        chart = charts.panels(frame, **self.options, describe=described)
         return [nodes.raw("", chart_html(chart.to_dict()), format="html")]
 
 
@@ -88,4 +103,5 @@ def setup(app):
     app.add_directive("claims", Claims)
     app.add_directive("rows", Rows)
     app.add_directive("sweep", Sweep)
+    app.add_directive("panels", Panels)
     return {"version": "1", "parallel_read_safe": True}
