@@ -5,7 +5,7 @@ expression is evaluated once in numbers ``a + Σ_S c_S ε_S`` with ``ε_j² = 0`
 coefficient ``c_S`` that comes out is ``L_S``, exactly, for all subsets at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import combinations
 from math import factorial
@@ -15,10 +15,11 @@ import sympy
 import torch
 from torch import Tensor
 
+from kanlib.closed_forms import ClosedForm, X, constants
 from kanlib.errors import BadInputError
 from kanlib.kan import KAN
 from kanlib.references import Subset, subsets
-from kanlib.symbolic import SymbolicKAN
+from kanlib.symbolic import SymbolicKAN, paired
 
 
 def coefficients(
@@ -38,16 +39,27 @@ def coefficients(
         BadInputError: ``max_order`` out of range, or ĝ has no finite derivative at 0.
     """
     index = subsets(len(symbols), max_order)
-    algebra = _algebra(len(symbols), max_order)
     function = sympy.lambdify(symbols, expression, modules=[_FUNCTIONS, "math"], cse=True)
-    units = [_Jet(np.eye(1 + len(index))[1 + j], algebra) for j in range(len(symbols))]
     with np.errstate(all="ignore"):
-        value = function(*units)
-    jet = value.parts[1:] if isinstance(value, _Jet) else np.zeros(len(index))
-    if not np.isfinite(jet).all():
-        worst = index[int(np.flatnonzero(~np.isfinite(jet))[0])]
-        raise BadInputError(f"the derivative over components {worst} is not finite at 0; refit the closed form.")
-    return index, torch.from_numpy(jet.copy())
+        return index, _read(function(*_units(len(symbols), max_order)), index)
+
+
+def of_network(form: SymbolicKAN, max_order: int = 3) -> tuple[list[Subset], Tensor]:
+    """:func:`coefficients` of a closed form, layer by layer.
+
+    Written out as one expression, a form of three layers has every node of the first in it as often as later
+    edges have their variable; so it is never written out.
+    """
+    nodes = _units(len(form.symbols), max_order)
+    index = subsets(len(nodes), max_order)
+    with np.errstate(all="ignore"):
+        for edges, biases, q in zip(form.edges, form.biases, form.products, strict=True):
+            sums = [
+                sum((_edge(row[o])(h, *row[o].constants) for row, h in zip(edges, nodes, strict=True)), bias)
+                for o, bias in enumerate(biases)
+            ]
+            nodes = paired(sums, q)
+        return index, _read(nodes[0], index)
 
 
 def derivative_errors(forms: Sequence[SymbolicKAN], kan: KAN, max_order: int = 3) -> dict[int, float]:
@@ -65,13 +77,37 @@ def derivative_errors(forms: Sequence[SymbolicKAN], kan: KAN, max_order: int = 3
     exact = kan.derivatives(zero, max_order)
     errors: dict[int, list[Tensor]] = {r: [] for r in range(1, max_order + 1)}
     for e, form in enumerate(forms):
-        index, values = coefficients(form.expression, form.symbols, max_order)
+        index, values = of_network(form, max_order)
         for r, found in errors.items():
             of_order = [i for i, subset in enumerate(index) if len(subset) == r]
             true = torch.stack([exact[r][e, 0][index[i]] for i in of_order]).double().cpu()
             large = true.abs() > 0.05 * true.abs().max()
             found.append(((values[of_order] - true).abs() / true.abs())[large])
     return {r: torch.cat(found).median().item() for r, found in errors.items()}
+
+
+def _units(m: int, max_order: int) -> list["_Jet"]:
+    """σ_1 … σ_m at 0."""
+    algebra = _algebra(m, max_order)
+    return [_Jet(row, algebra) for row in np.eye(1 + len(subsets(m, max_order)))[1 : 1 + m]]
+
+
+def _edge(form: ClosedForm) -> Callable:
+    return _lifted_template(form.template, len(form.constants))
+
+
+@cache
+def _lifted_template(template: sympy.Expr, n_constants: int) -> Callable:
+    """``f(x, c_0, c_1, …)`` where x may be a :class:`_Jet`."""
+    return sympy.lambdify([X, *constants(n_constants)], template, modules=[_FUNCTIONS, "math"], cse=True)
+
+
+def _read(value: "_Jet | float", index: Sequence[Subset]) -> Tensor:
+    jet = value.parts[1:] if isinstance(value, _Jet) else np.zeros(len(index))
+    if not np.isfinite(jet).all():
+        worst = index[int(np.flatnonzero(~np.isfinite(jet))[0])]
+        raise BadInputError(f"the derivative over components {worst} is not finite at 0; refit the closed form.")
+    return torch.from_numpy(jet.copy())
 
 
 def pair_matrix(index: Sequence[Subset], values: Tensor, m: int) -> Tensor:

@@ -142,12 +142,13 @@ def _units(
                 yield f"{name}/{site}/{split}", stop, responses(name, site, sigma)
                 if split == "reference":
                     yield f"{name}/{site}/gradient", stop, gradients(name, sigma)
-    for name in examples:
-        yield f"{name}/branch/local", len(subsets(len(names), min(p.max_order, len(names)))), local(name)
+        if (site, split) == ("branch", "sweep"):
+            for name in examples:
+                yield f"{name}/branch/local", len(subsets(len(names), min(p.max_order, len(names)))), local(name)
 
 
 def _masks(p: Recording, gating: Perturbation, m: int) -> dict[tuple[str, str], Tensor]:
-    """Masks ``[n, m]`` by gate site and split, in the order in which they are recorded.
+    """Masks ``[n, m]`` by gate site and split, in the order in which they are recorded: first what notebooks read.
 
     ``test_<s>`` are test masks of another scale; ``ablation`` removes (σ = −1) each component, each pair, then
     random sets whose share of the components is uniform.
@@ -157,18 +158,13 @@ def _masks(p: Recording, gating: Perturbation, m: int) -> dict[tuple[str, str], 
         return perturbation.masks(n, m, scale, p.seed, split)
 
     both = {"validation": drawn(p.n_validation, "validation"), "test": drawn(p.n_test, "test")}
-    rest = {
-        "reference": drawn(p.n_reference, "reference"),
-        "sweep": perturbation.one_at_a_time(m),
-        "ablation": _ablations(p.n_ablation, m, p.seed),
-        **{f"test_{scale}": drawn(p.n_test, f"test_{scale}", scale) for scale in p.scales},
-    }
-    recorded = {("branch", split): sigma for split, sigma in (both | {"fit": drawn(p.n_fit, "fit")}).items()}
-    if p.n_fit_output:
-        recorded |= {("output", split): sigma for split, sigma in both.items()}
-        recorded["output", "fit"] = drawn(p.n_fit_output, "fit")
-    recorded |= {("branch", split): sigma for split, sigma in rest.items()}
-    return {which: sigma for which, sigma in recorded.items() if len(sigma)}
+    branch = both | {"fit": drawn(p.n_fit, "fit"), "reference": drawn(p.n_reference, "reference")}
+    branch["sweep"] = perturbation.one_at_a_time(m)
+    output = both | {"fit": drawn(p.n_fit_output, "fit")} if p.n_fit_output else {}
+    rest = {f"test_{scale}": drawn(p.n_test, f"test_{scale}", scale) for scale in p.scales}
+    rest["ablation"] = _ablations(p.n_ablation, m, p.seed)
+    in_order = (("branch", branch), ("output", output), ("branch", rest))
+    return {(site, split): sigma for site, masks in in_order for split, sigma in masks.items() if len(sigma)}
 
 
 def _ablations(n: int, m: int, seed: int) -> Tensor:

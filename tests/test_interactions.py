@@ -6,9 +6,11 @@ import pytest
 import sympy
 import torch
 
+from kanlib.closed_forms import X
 from kanlib.errors import BadInputError
-from kanlib.interactions import coefficients, pair_matrix, subsets
+from kanlib.interactions import coefficients, of_network, pair_matrix, subsets
 from kanlib.shortening import symbolic_kans
+from tests.test_symbolic import network
 
 S = sympy.symbols("sigma_1:6", real=True)
 A, B, C, D, E = S
@@ -127,6 +129,21 @@ def test_a_closed_form_of_a_kan_is_differentiated(fitted):
         masks[:, list(subset)] = step * signs
         difference = (signs.prod(1) * form(masks)).sum() / (2 * step) ** len(subset)
         assert value == pytest.approx(difference.item(), rel=1e-2, abs=1e-2)
+
+
+@pytest.mark.parametrize("products", [0, 1])
+def test_layers_are_differentiated_as_the_expression_they_make(products):
+    f = sympy.Float
+    edges = [
+        [[sympy.exp(f(0.3) * X), X**2, sympy.tanh(X + f(0.4))], [sympy.sin(X), f(0.7), X], [X**3 + X, X, f(0)]],
+        [[1 / (3 + (f(0.5) * X) ** 2)], [sympy.log(1 + sympy.exp(X))], [X**2]][: 3 - products],
+    ]
+    form = network(edges, [products, 0], 0.25)
+    index, values = of_network(form, 3)
+    expected_index, expected = coefficients(form.expression, form.symbols, 3)
+    assert index == expected_index
+    torch.testing.assert_close(values, expected)
+    assert expected.abs().min() > 0
 
 
 @pytest.mark.parametrize("k", [0, -1, 4])
