@@ -183,7 +183,9 @@ class Frozen:
         self.labels = self._stacked("label")[:, 0]
         self.label_names = [have["classes"][name] for name in self._examples]
         self.gate_error, self.accuracy, self.device = have["gate_error"], have["accuracy"], have["device"]
-        self.derivatives = (p.gate_site, p.output_function) == ("branch", "margin")
+        self.derivatives = (p.gate_site, p.output_function) == ("branch", "margin") and all(
+            f"{self._examples[0]}/branch/{key}" in self.made_from.content for key in ("local", "gradient")
+        )
 
     def responses(self, split: str, sigma: Tensor, first: int | None = None) -> tuple[Tensor, Tensor]:
         """The recorded responses ``[E, N]`` to masks ``[N, m]`` of a split, and clean outputs ``[E]``.
@@ -191,13 +193,15 @@ class Frozen:
         Raises:
             BadInputError: these masks were not recorded.
         """
-        clean = self._read(self._stacked("clean"))
+        clean = self._read(self._stacked("clean"))[:first]
+        if not len(sigma):
+            return clean.new_empty(len(clean), 0), clean
         key = f"{self._p.gate_site}/{split}"
         if f"{self._examples[0]}/{key}" not in self.made_from.content:
             raise self._not_recorded(split, 0)
         out = self._read(self._stacked(key))
         self._check(split, sigma, out.shape[-1])
-        return perturbation.centred(out[:first, : len(sigma)], clean[:first]), clean[:first]
+        return perturbation.centred(out[:first, : len(sigma)], clean), clean
 
     def precision_error(self, sigma: Tensor) -> float:
         """Recordings are made in fp32."""

@@ -57,7 +57,9 @@ def record(setup: str) -> Path:
     error = gate_error(model, names, next(iter(examples.values()))[1].to(where), p.batch_size)
     target = path(setup)
     content = _resumed(target, determined)
-    content |= {f"masks/{split}": sigma for (site, split), sigma in masks.items() if site == "branch"}
+    asked = {f"masks/{split}": sigma for (site, split), sigma in masks.items() if site == "branch"}
+    # What was recorded stays, with its masks, where fewer are asked for now.
+    content |= {key: sigma for key, sigma in asked.items() if len(sigma) > len(content.get(key, ()))}
     content |= {f"{name}/label": label for name, (_, _, label) in examples.items()}
     units = list(_units(model, names, examples, masks, p, where))
     for key, stop, compute in tqdm(units, "recording", unit="block", mininterval=1):
@@ -159,11 +161,11 @@ def _masks(p: Recording, gating: Perturbation, m: int) -> dict[tuple[str, str], 
 
     both = {"validation": drawn(p.n_validation, "validation"), "test": drawn(p.n_test, "test")}
     branch = both | {"fit": drawn(p.n_fit, "fit"), "reference": drawn(p.n_reference, "reference")}
-    branch["sweep"] = perturbation.one_at_a_time(m)
-    output = both | {"fit": drawn(p.n_fit_output, "fit")} if p.n_fit_output else {}
+    sweep = {"sweep": perturbation.one_at_a_time(m)}
+    output = both | {"fit": drawn(p.n_fit_output, "fit")} | sweep if p.n_fit_output else {}
     rest = {f"test_{scale}": drawn(p.n_test, f"test_{scale}", scale) for scale in p.scales}
     rest["ablation"] = _ablations(p.n_ablation, m, p.seed)
-    in_order = (("branch", branch), ("output", output), ("branch", rest))
+    in_order = (("branch", branch | sweep), ("output", output), ("branch", rest))
     return {(site, split): sigma for site, masks in in_order for split, sigma in masks.items() if len(sigma)}
 
 

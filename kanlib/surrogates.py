@@ -7,7 +7,9 @@ scores and draws it.
 
 import copy
 from abc import ABC, abstractmethod
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -17,6 +19,7 @@ from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 from tqdm import tqdm
 
@@ -123,8 +126,12 @@ class EachExample(ABC):
         self.level, self.scale = y.mean(1, keepdim=True), y.std(1, keepdim=True)
         targets, truths = (((s.responses.double() - self.level) / self.scale).numpy() for s in (fit, validation))
         x, unseen = fit.masks.numpy(), validation.masks.numpy()
-        bar = tqdm(range(len(y)), f"{type(self).__name__} fits", unit="example", mininterval=1)
-        self.models = [self.best(x, targets[e], unseen, truths[e]) for e in bar]
+        # An example a thread: one fit is too small to share.
+        alone = {"initializer": threadpool_limits, "initargs": (1,)}
+        with threadpool_limits(1), ThreadPoolExecutor(torch.get_num_threads(), **alone) as pool:
+            found = pool.map(self.best, repeat(x), targets, repeat(unseen), truths)
+            bar = tqdm(found, f"{type(self).__name__} fits", total=len(y), unit="example", mininterval=1)
+            self.models = list(bar)
         return self
 
     @abstractmethod

@@ -83,6 +83,9 @@ def test_a_recording_answers_as_the_network_does(recorded, site, example_set, n)
             sigma = perturbation.masks(size, 3, 1.0, 0, split)
             for one, other in zip(frozen.responses(split, sigma), live.responses(split, sigma), strict=True):
                 torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+        nothing, clean = frozen.responses("reference", torch.empty(0, 3))
+        assert nothing.shape == (n, 0)
+        assert torch.equal(clean, frozen.responses("test", sigma)[1])
         assert frozen.derivatives == ((site, function) == ("branch", "margin"))
         if frozen.derivatives:
             torch.testing.assert_close(frozen.local(), live.local())
@@ -97,7 +100,8 @@ def test_a_recording_has_the_masks_of_the_evaluation(recorded):
     assert ablation.unique().tolist() == [-1, 0]
     assert recorded["reported.0/branch/ablation"].shape == (3, 8)
     torch.testing.assert_close(recorded["masks/test_0.5"], perturbation.masks(12, 3, 0.5, 0, "test_0.5"))
-    assert recorded["reported.2/branch/sweep"].shape == (3, 183)
+    for site in ("branch", "output"):
+        assert recorded[f"reported.2/{site}/sweep"].shape == (3, 183)
 
 
 def test_a_recording_grows_by_masks_and_examples_and_computes_nothing_twice(recorded, place, monkeypatch):
@@ -112,10 +116,24 @@ def test_a_recording_grows_by_masks_and_examples_and_computes_nothing_twice(reco
         same = grown[key][: len(value)] if key.startswith("masks") else grown[key][..., : value.shape[-1]]
         assert torch.equal(same, value), key
     assert grown["development.0/branch/fit"].shape == (3, 55)
-    new = 12 * 15 + (55 + 11 + 12 + 9 + 183 + 12 + 8) + (20 + 11 + 12)
+    new = 12 * 15 + (55 + 11 + 12 + 9 + 183 + 12 + 8) + (20 + 11 + 12 + 183)
     assert sum(asked) == new
     assert recording.record("small").read_bytes() == (place / "responses/small.safetensors").read_bytes()
     assert sum(asked) == new
+
+
+def test_what_was_recorded_stays_where_less_is_asked_for(recorded, place):
+    write(place, recording={"n_fit": 30, "n_test": 5})
+    after = store.load(recording.record("small"), kind="responses")
+    assert after.content.keys() == recorded.content.keys()
+    assert all(torch.equal(after[key], value) for key, value in recorded.content.items())
+
+
+def test_a_recording_without_derivatives_has_none(recorded, place):
+    left = {key: value for key, value in recorded.content.items() if not key.endswith("local")}
+    record = {key: value for key, value in recorded.record.items() if key not in ("code", "torch")}
+    store.save(networks.path("small"), left, **record)
+    assert not networks.network(knobs(source="frozen", run="r", gate_site="branch")).derivatives
 
 
 def test_an_interrupted_recording_goes_on_to_the_same_bytes(recorded, place, monkeypatch):
