@@ -183,9 +183,8 @@ class Frozen:
         self.labels = self._stacked("label")[:, 0]
         self.label_names = [have["classes"][name] for name in self._examples]
         self.gate_error, self.accuracy, self.device = have["gate_error"], have["accuracy"], have["device"]
-        self.derivatives = (p.gate_site, p.output_function) == ("branch", "margin") and all(
-            f"{self._examples[0]}/branch/{key}" in self.made_from.content for key in ("local", "gradient")
-        )
+        asked = (p.gate_site, p.output_function)
+        self.derivatives = asked == ("branch", "margin") and f"{kept[0]}/branch/local" in self.made_from.content
 
     def responses(self, split: str, sigma: Tensor, first: int | None = None) -> tuple[Tensor, Tensor]:
         """The recorded responses ``[E, N]`` to masks ``[N, m]`` of a split, and clean outputs ``[E]``.
@@ -213,6 +212,8 @@ class Frozen:
 
     def gradients(self, sigma: Tensor) -> Tensor:
         """The network's gradients ``[E, N, m]`` at the reference masks."""
+        if not len(sigma):
+            return torch.empty(len(self._examples), 0, len(self.names))
         gradients = self._stacked("branch/gradient")
         self._check("reference", sigma, gradients.shape[-1])
         return gradients[..., : len(sigma)].mT
