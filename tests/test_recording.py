@@ -91,7 +91,7 @@ def test_a_recording_answers_as_the_network_does(recorded, site, example_set, n)
             torch.testing.assert_close(frozen.local(), live.local())
             sigma = perturbation.masks(9, 3, 1.0, 0, "reference")
             torch.testing.assert_close(frozen.gradients(sigma), live.gradients(sigma))
-            assert frozen.gradients(sigma[:0]).shape == live.gradients(sigma[:0]).shape == (n, 0, 3)
+            assert frozen.gradients(sigma[:0]).shape == (n, 0, 3)
 
 
 def test_a_recording_has_the_masks_of_the_evaluation(recorded):
