@@ -49,6 +49,7 @@ def main(setup: str) -> None:
 
     true = recorded["responses.test"]
     predicted = fitted.part("predicted.")
+    pearson = {name: float(metrics.pearson(predicted[name], true).mean()) for name in NAMES}
     draws = metrics.bootstrap_pearson(
         torch.stack([predicted[name].double() for name in NAMES]),
         true,
@@ -62,7 +63,7 @@ def main(setup: str) -> None:
                 id=f"{setup}.{name}.pearson",
                 statement=f"Test Pearson of {words} on {setup}, mean over {len(true)} examples "
                 f"({recorded.record['parameters']['gate_site']} gates, {len(recorded['masks.fit'])} fit masks)",
-                value=float(metrics.pearson(predicted[name], true).mean()),
+                value=pearson[name],
                 low=low,
                 high=high,
                 target=targets.get(name, ""),
@@ -72,7 +73,6 @@ def main(setup: str) -> None:
 
     gain = draws[list(NAMES).index("kan")] - draws[list(NAMES).index("linear")]
     low, high = metrics.interval(gain)
-    pearson = {name: float(metrics.pearson(predicted[name], true).mean()) for name in NAMES}
     rows.append(
         claims.Claim(
             id=f"{setup}.kan_minus_linear",

@@ -118,9 +118,9 @@ def run(setup: str, site: str) -> tuple[list[dict], list[claims.Claim]]:
             }
         )
         print(*rows[-1].values(), sep=" | ", flush=True)
-    return rows, [
-        ahead(setup, site, n_fit, predicted, true, peers) for peers in (("linear",), PEERS) if site != "branch"
-    ]
+    # At the setup's own site benchmarks/accuracy.py says so.
+    others = () if own else (("linear",), PEERS)
+    return rows, [ahead(setup, site, n_fit, predicted, true, peers) for peers in others]
 
 
 def ahead(

@@ -52,7 +52,7 @@ def fit(
     quarter of the masks. The ``finalists`` best on validation go on with all masks and keep their step of lowest
     validation error; the best of them is the result, or the mean of the ``members`` best, which is a KAN again.
     Memory is bounded, whatever E: by about 2²⁴ numbers for a batch of searches (or one search's, if that is more)
-    and 2²⁷ for products of features, beside the responses themselves.
+    and 2²⁶ for products of features, beside the responses themselves.
 
     Args:
         x: fit masks ``[N, m]``, shared by all examples, fp32 or fp64, on the device that fits.
