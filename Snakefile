@@ -34,7 +34,8 @@ STAGES = {
     "04_interactions": dict(
         reads=["responses", "symbolic"],
         writes=["interactions"],
-        modules=["references", "metrics", "closed_forms", "symbolic", "interactions"],
+        modules=["perturbation", "references", "metrics", "closed_forms", "symbolic", "notation", "interactions"]
+        + ["mixer"],
     ),
 }
 

@@ -1,12 +1,12 @@
 """Claims on a setup, run where it has not been: accuracy of a classifier trained here, Pearson of surrogates."""
 
-import subprocess
 import sys
 
 import torch
 
-from kanlib import claims, metrics, store
-from kanlib.setups import Surrogate, generator
+from benchmarks.recorded import surrogates
+from kanlib import claims, metrics
+from kanlib.setups import generator
 
 TARGETS = {
     "digits_resnet18": {"accuracy": ">= 0.98", "kan": ">= 0.96", "ahead": ">= 0"},
@@ -18,16 +18,13 @@ PEERS = ("cubic", "trees", "mlp")
 
 
 def main(setup: str) -> None:
-    scores = store.path(setup, "scores").relative_to(store.ROOT)
-    workflow = ["snakemake", str(scores), "--quiet", "all", "--cores", "2", "--config", f"setups={setup}"]
-    subprocess.run(workflow, cwd=claims.ROOT, check=True)
-    p = Surrogate.from_setup(setup)
+    p = surrogates(setup)
     recorded = p.load("responses")
     fitted = p.load("surrogates", responses=recorded)
     curve = p.load("curve", responses=recorded).content
     targets = TARGETS.get(setup, {})
     shared = {
-        "command": f"python benchmarks/accuracy.py {setup}",
+        "command": f"python -m benchmarks.accuracy {setup}",
         "cost": "fast" if setup == "digits_resnet18" else "long",
         "device": f"{recorded.record['device']}, {p.threads} threads",
     }

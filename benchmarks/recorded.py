@@ -1,9 +1,15 @@
-"""Responses that more than one benchmark needs, recorded by the notebooks where they are not there yet."""
+"""Responses and surrogates that several benchmarks need, made by the notebooks where they are not there yet."""
 
 import subprocess
 
-from kanlib import store
-from kanlib.setups import Perturbation, Surrogate
+from kanlib import metrics, shortening, store
+from kanlib.kan import KAN
+from kanlib.setups import Perturbation, Surrogate, Symbolic
+from kanlib.symbolic import SymbolicKAN
+
+#: Of these a chapter of the book shows a few examples; what is claimed of them is of all that were recorded.
+EXAMPLES = {"cifar10_resnet18": 12, "imagenet_deit_tiny": 12}
+PEERS = ["linear", "cubic", "trees", "mlp"]
 
 
 def responses(setup: str, run: str, **knobs) -> store.Artifact:
@@ -16,10 +22,53 @@ def responses(setup: str, run: str, **knobs) -> store.Artifact:
     """
     if not store.path(run, "responses").exists():
         if Perturbation.from_setup(setup).source == "live":
-            model = store.path(setup, "model").relative_to(store.ROOT)
-            made = ["snakemake", "--quiet", "all", "--cores", "2", str(model)]
-            subprocess.run(made, cwd=store.ROOT, check=True)
-        options = [part for name, value in knobs.items() for part in ("-p", name, str(value))]
-        made = ["papermill", "notebooks/01_perturbation.ipynb", "/dev/null", "-k", "python3", "-p", "setup", setup]
-        subprocess.run([*made, "-p", "run", run, *options], cwd=store.ROOT, check=True)
+            made(setup, "model")
+        execute("01_perturbation", setup, run, **knobs)
     return Surrogate.from_setup(setup, {"run": run}).load("responses")
+
+
+def surrogates(setup: str) -> Surrogate:
+    """Parameters of a run of 02_surrogate whose artifacts are there: the setup's own, or that of all examples."""
+    if setup not in EXAMPLES:
+        made(setup, "scores")
+        return Surrogate.from_setup(setup)
+    run = f"{setup}_all"
+    responses(setup, run, n_examples=EXAMPLES[setup], n_reference=0)
+    if not store.path(run, "scores").exists():
+        execute("02_surrogate", setup, run, peers=PEERS)
+    return Surrogate.from_setup(setup, {"run": run})
+
+
+def symbolic(setup: str) -> Symbolic:
+    """The same of 03_symbolic."""
+    if setup not in EXAMPLES:
+        made(setup, "symbolic")
+        return Symbolic.from_setup(setup)
+    run = surrogates(setup).run
+    if not store.path(run, "symbolic").exists():
+        execute("03_symbolic", setup, run)
+    return Symbolic.from_setup(setup, {"run": run})
+
+
+def shortened(p: Symbolic, kan: KAN, recorded: store.Artifact) -> list[SymbolicKAN]:
+    """What 03_symbolic makes of a KAN with these parameters: its short forms."""
+    fit, unseen = ((recorded[f"masks.{s}"], recorded[f"responses.{s}"]) for s in ("fit", "validation"))
+    options = {"backend": p.backend, "max_degree": p.max_degree, "max_nodes": p.max_nodes}
+    found = shortening.candidates(kan, fit[0], rest=0, **options)
+    stages = shortening.front(found, *fit, *unseen, max_nodes=p.max_nodes)
+    reference = metrics.pearson(kan(unseen[0]), unseen[1]).tolist()
+    return shortening.shortened(stages, reference, *fit, *unseen, budget=p.budget, steps=p.refit_steps)
+
+
+def made(setup: str, kind: str) -> None:
+    """Bring an artifact of the setup's own run up to date."""
+    target = str(store.path(setup, kind).relative_to(store.ROOT))
+    workflow = ["snakemake", target, "--quiet", "all", "--cores", "2", "--config", f"setups={setup}"]
+    subprocess.run(workflow, cwd=store.ROOT, check=True)
+
+
+def execute(notebook: str, setup: str, run: str, **knobs) -> None:
+    """Run a notebook with these parameters; its artifacts are the variant ``run`` of the setup's."""
+    options = [part for name, value in knobs.items() for part in ("-y", f"{name}: {value}")]
+    command = ["papermill", f"notebooks/{notebook}.ipynb", "/dev/null", "-k", "python3", "-p", "setup", setup]
+    subprocess.run([*command, "-p", "run", run, *options], cwd=store.ROOT, check=True)

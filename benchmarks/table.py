@@ -8,22 +8,24 @@ leaves the rows of other setups as they are; ``<setup>:<gate site>`` those of th
 """
 
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from benchmarks.recorded import responses
+from benchmarks import pykan_fits
+from benchmarks.recorded import EXAMPLES, responses, shortened, surrogates
 from kanlib import claims, engines, metrics, shortening, store
+from kanlib.kan import KAN
 from kanlib.setups import Perturbation, Surrogate, Symbolic, generator
 from kanlib.surrogates import SURROGATES, Split
-from kanlib.symbolic import Batch, SymbolicKAN
+from kanlib.symbolic import Batch
 
 TARGET = store.ROOT / "data" / "table.json"
 SETUPS = ("digits_resnet18", "cifar10_resnet18", "imagenet_deit_tiny")
-PYKAN = {"surrogate": "pykan", "hidden": [5], "pykan_steps": 100}
+CORES = 2
+PYKAN = {"hidden": [5], "steps": 100}
 PYKAN_EXAMPLES = 4
 SITES = ("branch", "output")
 PEERS = ("cubic", "trees", "mlp")
@@ -50,40 +52,23 @@ PAPER = [
 ]
 
 
-def predictions(setup: str, site: str, recorded: store.Artifact) -> dict[str, Tensor]:
+def predictions(p: Surrogate, recorded: store.Artifact) -> dict[str, Tensor]:
     """Test predictions ``[e, N]`` of every method, of all examples or of the first ones."""
     fit, validation, test = (
         Split(recorded[f"masks.{s}"], recorded[f"responses.{s}"]) for s in ("fit", "validation", "test")
     )
-    s, own = Surrogate.from_setup(setup), site == Perturbation.from_setup(setup).gate_site
-    out = {}
-    if own:
-        fitted = s.load("surrogates", responses=recorded)
-        out = fitted.part("predicted.")
-        closed = Symbolic.from_setup(setup).load("symbolic", responses=recorded, surrogates=fitted)
-        short = [SymbolicKAN.from_json(value) for value in closed["short"]]
-    models = {
-        name: SURROGATES[name](s).fit(fit, validation) for name in ("linear", "kan", *PEERS) if name not in out
-    }
-    out |= {name: model.predict(test.masks) for name, model in models.items()}
-    if not own:
-        short = shortened(setup, models["kan"].kan, fit, validation)
-    out["short"] = Batch(short)(test.masks)
-    few = Split(fit.masks, fit.responses[:PYKAN_EXAMPLES])
-    pykan = SURROGATES["pykan"](s.model_copy(update=PYKAN)).fit(few, validation)
-    out["pykan"] = pykan.predict(test.masks)
-    out["programmed"] = Batch(shortening.symbolic_kans(pykan.kan, fit.masks, backend=engine()))(test.masks)
+    if store.path(p.run or p.setup, "surrogates").exists():
+        fitted = p.load("surrogates", responses=recorded)
+        out, kan = fitted.part("predicted."), KAN.from_tensors(fitted.part("kan."))
+    else:
+        models = {name: SURROGATES[name](p).fit(fit, validation) for name in ("linear", "kan", *PEERS)}
+        out, kan = {name: model.predict(test.masks) for name, model in models.items()}, models["kan"].kan
+    out["short"] = Batch(shortened(Symbolic.from_setup(p.setup), kan, recorded))(test.masks)
+    kans, _ = pykan_fits.fitted(fit.masks, fit.responses[:PYKAN_EXAMPLES], CORES, **PYKAN)
+    out["pykan"] = torch.cat([kan(test.masks) for kan in kans])
+    programmed = [shortening.symbolic_kans(kan, fit.masks, backend=engine())[0] for kan in kans]
+    out["programmed"] = Batch(programmed)(test.masks)
     return {name: out[name].double() for name in METHODS}
-
-
-def shortened(setup: str, kan, fit: Split, validation: Split) -> list[SymbolicKAN]:
-    """What 03_symbolic makes of a KAN."""
-    p = Symbolic.from_setup(setup)
-    splits = fit.masks, fit.responses, validation.masks, validation.responses
-    found = shortening.candidates(kan, fit.masks, rest=0, max_nodes=p.max_nodes, max_degree=p.max_degree)
-    stages = shortening.front(found, *splits, max_nodes=p.max_nodes)
-    reference = metrics.pearson(kan(validation.masks), validation.responses).tolist()
-    return shortening.shortened(stages, reference, *splits, budget=p.budget, steps=p.refit_steps)
 
 
 def engine() -> str:
@@ -95,13 +80,14 @@ def run(setup: str, site: str) -> tuple[list[dict], list[claims.Claim]]:
     """The rows of one setup at one gate site, and how far the KAN is above COAR and above the best peer."""
     own = site == Perturbation.from_setup(setup).gate_site
     if own:
-        workflow = ["snakemake", "--quiet", "all", "--cores", "2", "--config", f"setups={setup}"]
-        subprocess.run(workflow, cwd=store.ROOT, check=True)
-        recorded = Surrogate.from_setup(setup).load("responses")
+        p = surrogates(setup)
+        recorded = p.load("responses")
     else:
-        recorded = responses(setup, f"{setup}_{site}", gate_site=site, n_fit=4000, n_reference=0)
+        p = Surrogate.from_setup(setup, {"run": f"{setup}_{site}"})
+        some = {"n_examples": EXAMPLES[setup]} if setup in EXAMPLES else {}
+        recorded = responses(setup, p.run, gate_site=site, n_fit=4000, n_reference=0, **some)
     true, n_fit = recorded["responses.test"], len(recorded["masks.fit"])
-    predicted = predictions(setup, site, recorded)
+    predicted = predictions(p, recorded)
     rows = []
     for name, title in METHODS.items():
         scores = metrics.scores({name: predicted[name]}, true[: len(predicted[name])])
@@ -118,7 +104,7 @@ def run(setup: str, site: str) -> tuple[list[dict], list[claims.Claim]]:
             }
         )
         print(*rows[-1].values(), sep=" | ", flush=True)
-    # At the setup's own site benchmarks/accuracy.py says so.
+    # At the setup's own site benchmarks.accuracy says so.
     others = () if own else (("linear",), PEERS)
     return rows, [ahead(setup, site, n_fit, predicted, true, peers) for peers in others]
 
@@ -148,7 +134,7 @@ def ahead(
 
 
 def main(asked: Sequence[str]) -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(CORES)
     for which in asked:
         setup, _, site = which.partition(":")
         for at in [site] if site else SITES:

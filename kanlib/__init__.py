@@ -5,7 +5,7 @@ Modules in the order in which data flows, each importing only what stands before
     errors store setups images models training components perturbation references
     networks recording metrics splines kan levenberg_marquardt fitting pykan surrogates
     closed_forms edges library engines symbolic refit shortening notation interactions
-    charts claims
+    mixer charts claims
 """
 
 __version__ = "0.1.0"

@@ -11,15 +11,20 @@ from itertools import combinations
 from math import factorial
 
 import numpy as np
+import pandas as pd
 import sympy
 import torch
 from torch import Tensor
 
+from kanlib import metrics, perturbation, references
 from kanlib.closed_forms import ClosedForm, X, constants
 from kanlib.errors import BadInputError
 from kanlib.kan import KAN
 from kanlib.references import Subset, subsets
-from kanlib.symbolic import SymbolicKAN, paired
+from kanlib.symbolic import Batch, SymbolicKAN, paired
+
+_MASKS = 2000  # at a time
+_TOP = 10  # coefficients whose signs and places are compared
 
 
 def coefficients(
@@ -84,6 +89,80 @@ def derivative_errors(forms: Sequence[SymbolicKAN], kan: KAN, max_order: int = 3
             large = true.abs() > 0.05 * true.abs().max()
             found.append(((values[of_order] - true).abs() / true.abs())[large])
     return {r: torch.cat(found).median().item() for r, found in errors.items()}
+
+
+def smoothed(
+    forms: Sequence[SymbolicKAN], scale: float, max_order: int = 3, *, n_masks: int = 20_000, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """``E[∂_S ĝ(σ)]`` over σ ~ N(0, s² I) of E closed forms, by the estimator that the network's are found by.
+
+    At masks of their own: with the network's, both would share what chance adds.
+
+    Args:
+        forms: E closed forms.
+        scale: s.
+        max_order: the highest order, 1 to 4 and at most m.
+        n_masks: how many of them.
+        seed: of those masks.
+
+    Returns:
+        Estimates and their standard errors, see :func:`kanlib.references.smoothed`.
+    """
+    masks = perturbation.masks(n_masks, len(forms[0].symbols), scale, seed, "smoothed").double()
+    batch, rows = Batch(forms), []
+    for part in masks.split(_MASKS):
+        at = part.clone().requires_grad_()
+        values = batch(at)
+        rows.append(torch.stack([torch.autograd.grad(v.sum(), at, retain_graph=True)[0] for v in values]))
+    return references.smoothed(torch.cat(rows, 1), masks, scale, max_order)
+
+
+def reliability(gradient: Tensor, masks: Tensor, scale: float, max_order: int) -> Tensor:
+    """How well the smoothed reference would repeat itself, ``[E, max_order]``, 1 at best.
+
+    The correlation over subsets of one order between estimates from the even and the odd masks, corrected for
+    their being halves (Spearman and Brown: ``2r / (1 + r)``).
+
+    Args:
+        gradient: ``∂f(σ)/∂σ`` ``[E, N, m]``.
+        masks: ``[N, m]``.
+        scale: s.
+        max_order: the highest order.
+    """
+    one, other = (references.smoothed(gradient[:, h::2], masks[h::2], scale, max_order)[0] for h in (0, 1))
+    orders = torch.tensor([len(s) for s in subsets(masks.shape[1], max_order)])
+    r = torch.stack(
+        [metrics.pearson(one[:, orders == k], other[:, orders == k]) for k in range(1, max_order + 1)], 1
+    )
+    return 2 * r / (1 + r)
+
+
+def fidelity(found: Tensor, reference: Tensor, index: Sequence[Subset]) -> pd.DataFrame:
+    """How close coefficients are to a reference: a row for each example and order.
+
+    Columns: ``example``, ``order``, ``pearson`` and ``spearman`` over the subsets of that order, ``signs``: share
+    of the reference's ten largest whose sign is right, ``overlap``: share of them that are among the ten largest.
+
+    Args:
+        found: coefficients ``[E, n_S]``.
+        reference: ``[E, n]``, of the first n subsets.
+        index: the subsets.
+    """
+    rows = []
+    orders = torch.tensor([len(s) for s in index[: reference.shape[1]]])
+    for r in orders.unique().tolist():
+        f, t = (v[:, : len(orders)][:, orders == r].double() for v in (found, reference))
+        top, ours = (v.abs().topk(min(_TOP, v.shape[1])).indices for v in (t, f))
+        columns = {
+            "pearson": metrics.pearson(f, t),
+            "spearman": metrics.spearman(f, t),
+            "signs": (f.gather(1, top).sign() == t.gather(1, top).sign()).double().mean(1),
+            "overlap": (top[:, :, None] == ours[:, None]).any(2).double().mean(1),
+        }
+        table = pd.DataFrame({name: values.tolist() for name, values in columns.items()})
+        table.insert(0, "example", range(1, len(table) + 1))
+        rows.append(table.assign(order=r))
+    return pd.concat(rows, ignore_index=True)
 
 
 def _units(m: int, max_order: int) -> list["_Jet"]:

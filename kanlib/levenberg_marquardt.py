@@ -26,7 +26,7 @@ _LAST = 0.1  # penalty on the last layer, relative to the others'
 _RIDGE = 1e-6  # on every coefficient, so that every system has a solution
 _REGRID = 5  # steps between two looks at the grids of middle layers
 _PAIRS = 2**26  # products of pairs of features at a time
-_SLICE = 2**20  # numbers of a Jacobian at a time
+_SLICE = 2**17  # numbers of a Jacobian at a time
 _LEAST = 128  # masks of it, at least
 _ROWS = 256  # of a Gauss–Newton matrix at a time
 
@@ -60,9 +60,9 @@ class Shape:
     def numbers(self, n_masks: int) -> int:
         """How many numbers one search holds, about."""
         first = self.layers[0][0]
-        dense = sum(o * i * n for o, i, n in self.layers[1:])
         hidden = sum(i * n for _, i, n in self.layers[1:])
-        return n_masks * (first * (first + 1) // 2 + 2 * dense + 6 * hidden) + 2 * self.n_parameters**2
+        once = self.n_parameters * (_LEAST + 2 * self.n_parameters)
+        return n_masks * (first * (first + 1) // 2 + 6 * hidden) + once
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,9 @@ def search(
         damping = torch.where(accepted, damping / 2, damping * 3).clamp(1e-7, 1e7)
         # Where the proposal is refused, the system is what it was.
         new = accepted.nonzero().flatten()
-        if len(new) and step < steps:
+        if len(new) == len(accepted) and step < steps:
+            system = _system(proposal, shape, problem, pairs, penalty)
+        elif len(new) and step < steps:
             of_new = mapped(lambda v, new=new: v[new], proposal), shape, Problem(problem.features, problem.y[new])
             for old, fresh in zip(system, _system(*of_new, pairs, penalty[new]), strict=True):
                 old[new] = fresh
@@ -374,4 +376,6 @@ def mapped(function: Callable[..., Tensor], *trees: Any) -> Any:
 
 def where(choice: Tensor, yes: Any, no: Any) -> Any:
     """Of each search of a batch what ``yes`` or ``no`` holds of it, by ``choice`` ``[C]``; see :func:`mapped`."""
+    if choice.all():
+        return yes
     return mapped(lambda a, b: torch.where(choice.view(-1, *[1] * (a.ndim - 1)), a, b), yes, no)

@@ -1,5 +1,7 @@
 """Closed forms for readers and for charts: LaTeX with rounded constants, and Vega expressions."""
 
+from html import escape
+
 import sympy
 import torch
 from sympy.printing.printer import Printer
@@ -47,6 +49,11 @@ def latex_lines(form: SymbolicKAN, layer: int, digits: int = 3, masks: torch.Ten
 def latex_whole(form: SymbolicKAN, digits: int = 3) -> str:
     """``ĝ(σ)`` as one piece of LaTeX."""
     return r"\hat g(\sigma) = " + latex(form.expression, digits)
+
+
+def html(latex: str) -> str:
+    """LaTeX as the HTML of a displayed equation, which MathJax sets: for pages that paste it from a notebook."""
+    return rf'<div class="math notranslate nohighlight">\[{escape(latex, quote=False)}\]</div>'
 
 
 def vega(expression: sympy.Expr) -> str:

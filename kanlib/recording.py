@@ -5,9 +5,8 @@ where it stopped. A recording grows by blocks of masks and by examples: raise a 
 ``recording`` and run it again.
 """
 
-import hashlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import combinations
 from pathlib import Path
 
@@ -49,8 +48,8 @@ def record(setup: str) -> Path:
     determined = {
         "components": names,
         "examples": {name: int(at) for name, (at, _, _) in examples.items()},
-        "images": _hash([x for _, x, _ in examples.values()]),
-        "inputs": {"model": weights.hash},
+        "images": {name: store.tensors_hash({"image": x}) for name, (_, x, _) in examples.items()},
+        "inputs": {"model": store.tensors_hash(weights.content)},
         "masks": {"scale": gating.scale, "seed": p.seed},
         "batch_size": p.batch_size,
     }
@@ -190,27 +189,20 @@ def _examples(model: nn.Module, data: Images, p: Recording, gating: Perturbation
     return found
 
 
-def _hash(images: Sequence[Tensor]) -> str:
-    digest = hashlib.sha256()
-    for x in images:
-        digest.update(x.contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _resumed(target: Path, determined: dict) -> dict[str, Tensor]:
     if not target.exists():
         return {}
     before = store.load(target, kind="responses")
-    for name, value in determined.items():
-        if name not in ("examples", "images") and before.record[name] != value:
+    for kind, value in determined.items():
+        if kind not in ("examples", "images") and before.record[kind] != value:
             raise BadInputError(
-                f"{target.relative_to(store.ROOT)} was recorded with other {name}; move it away to record anew."
+                f"{target.relative_to(store.ROOT)} was recorded with other {kind}; move it away to record anew."
             )
-    for name, at in before.record["examples"].items():
-        if determined["examples"].get(name, at) != at:
-            raise BadInputError(
-                f"{target.relative_to(store.ROOT)} holds another image as {name}; move it away to record anew."
-            )
+        for name, one in before.record[kind].items() if kind in ("examples", "images") else ():
+            if value.get(name, one) != one:
+                raise BadInputError(
+                    f"{target.relative_to(store.ROOT)} holds another image as {name}; move it away to record anew."
+                )
     return before.content
 
 

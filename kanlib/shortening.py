@@ -20,7 +20,7 @@ from kanlib.symbolic import Batch, SymbolicKAN
 _REST = 10.0  # what derivatives at rest count against values, see kanlib.edges.Rest
 _EXAMPLES = 16  # whose activations are held at a time
 #: A node must be worth these shares of the variance of the output, one after the other.
-PRICES = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+PRICES = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 # A point on the front is refitted this far; the one that is chosen, to the end.
 _BRIEF_MASKS = 1000
 _BRIEF_STEPS = 6
@@ -199,6 +199,19 @@ def knee(stages: Sequence[Stage], reference: float, budget: float) -> Stage:
     if enough:
         return min(enough, key=lambda stage: stage.form.complexity)
     return max(stages, key=lambda stage: stage.pearson)
+
+
+def best_of(stages: Sequence[Sequence[Stage]], nodes: int) -> tuple[int, SymbolicKAN]:
+    """An example and its network: of all with at most so many ``nodes`` that of highest validation Pearson.
+
+    Where no network is that short, it is one of the shortest of every example.
+    """
+    all_stages = [(e, stage) for e, front in enumerate(stages) for stage in front]
+    short = [(e, stage) for e, stage in all_stages if stage.form.complexity <= nodes]
+    if not short:
+        short = [(e, min(front, key=lambda stage: stage.form.complexity)) for e, front in enumerate(stages)]
+    example, stage = max(short, key=lambda found: found[1].pearson)
+    return example, stage.form
 
 
 def _candidates(kan: KAN, masks: Tensor, rest: float, options: dict) -> list[Candidates]:

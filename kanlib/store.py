@@ -68,6 +68,11 @@ def path(run: str, kind: str) -> Path:
     return ARTIFACTS / run / (kind + _SUFFIX.get(kind, ".safetensors"))
 
 
+def circumstances(target: Path) -> Path:
+    """The sidecar of an artifact, which says what merely happened: date, seconds, versions, device."""
+    return target.with_name(target.name + ".run.json")
+
+
 def save(
     target: Path, content: Any, *, kind: str, parameters: Mapping, inputs: Mapping[str, str], **more: Any
 ) -> Path:
@@ -112,8 +117,8 @@ def save(
     }
     target.parent.mkdir(parents=True, exist_ok=True)
     write_whole(target, writers[target.suffix])
-    sidecar = target.with_name(target.name + ".run.json")
-    write_whole(sidecar, lambda p: p.write_text(json.dumps(_circumstances(), indent=1), encoding="utf8"))
+    happened = json.dumps(_happened(), indent=1)
+    write_whole(circumstances(target), lambda p: p.write_text(happened, encoding="utf8"))
     return target
 
 
@@ -141,9 +146,19 @@ def load(source: Path, kind: str | None = None) -> Artifact:
     return Artifact(content, record, hashlib.sha256(source.read_bytes()).hexdigest())
 
 
+def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and values of tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{value.dtype}{tuple(value.shape)}\0".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def remove(target: Path) -> None:
     """Remove an artifact and its sidecar, if they are there."""
-    for file in (target, target.with_name(target.name + ".run.json")):
+    for file in (target, circumstances(target)):
         file.unlink(missing_ok=True)
 
 
@@ -170,7 +185,7 @@ def code_hash() -> str:
     return digest.hexdigest()
 
 
-def _circumstances() -> dict:
+def _happened() -> dict:
     return {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "seconds": round(time.time() - _IMPORTED, 1),

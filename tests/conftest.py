@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kanlib import fitting, models
+from tests.small_project import copied, snakemake
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -52,3 +53,12 @@ def fitted():
         iterations=80,
     )
     return SimpleNamespace(fit=fit, test=test, true=true, kan=found.kan, found=found)
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory):
+    """A copy of the project in which the default setup is small and the book is built."""
+    copy = copied(tmp_path_factory.mktemp("project"))
+    result = snakemake(copy, "book")
+    assert result.returncode == 0, result.stdout + result.stderr
+    return copy

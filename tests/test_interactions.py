@@ -8,7 +8,15 @@ import torch
 
 from kanlib.closed_forms import X
 from kanlib.errors import BadInputError
-from kanlib.interactions import coefficients, of_network, pair_matrix, subsets
+from kanlib.interactions import (
+    coefficients,
+    fidelity,
+    of_network,
+    pair_matrix,
+    reliability,
+    smoothed,
+    subsets,
+)
 from kanlib.shortening import symbolic_kans
 from tests.test_symbolic import network
 
@@ -169,3 +177,43 @@ def test_the_pair_matrix_is_symmetric_and_holds_each_pair():
     expected[0, 1] = expected[1, 0] = 2
     expected[0, 2] = expected[2, 0] = -1
     torch.testing.assert_close(pair_matrix(index, values, 4), expected)
+
+
+def test_smoothed_coefficients_are_averages_of_local_ones():
+    """g = (σ₁ + σ₂)² + σ₂³: E[∂₁₂ g] = 2, E[∂₂ g] = 3s², E[∂₁ g] = 0."""
+    square, cube = X**2, X**3
+    form = network([[[X, 0 * X], [X, cube]], [[square], [X]]], [0, 0], 0.0)
+    values, errors = smoothed([form, form], 0.5, 2, n_masks=40_000)
+    true = torch.tensor([0.0, 3 * 0.5**2, 2.0], dtype=torch.float64)
+    assert values.shape == errors.shape == (2, 3)
+    assert ((values - true).abs() < 4 * errors).all()
+    assert torch.equal(values[0], values[1])
+    again, _ = smoothed([form], 0.5, 2, n_masks=40_000, seed=1)
+    assert not torch.equal(again[0], values[0])
+
+
+def test_reliability_is_that_of_signal_in_noise():
+    """Slopes that are constant are found the same by both halves; slopes of noise, differently."""
+    source = torch.Generator().manual_seed(0)
+    masks = torch.randn(4000, 8, generator=source, dtype=torch.float64)
+    sure = torch.arange(8.0, dtype=torch.float64).expand(1, 4000, 8)
+    noise = torch.randn(50, 4000, 8, generator=source, dtype=torch.float64)
+    assert reliability(sure, masks, 1.0, 1).item() == pytest.approx(1)
+    assert reliability(noise, masks, 1.0, 2).nanmedian().abs() < 0.5
+
+
+def test_fidelity_is_one_for_the_reference_itself_and_sees_signs_and_places():
+    index = subsets(6, 2)
+    reference = torch.linspace(-2, 3, len(index), dtype=torch.float64)[None].repeat(2, 1)
+    found = torch.stack([5 * reference[0], -reference[1]])
+    table = fidelity(found, reference, index).set_index(["example", "order"])
+    assert table.loc[1].to_numpy() == pytest.approx(1)
+    assert table.loc[2, ["pearson", "spearman", "signs"]].to_numpy() == pytest.approx(np.array([[-1, -1, 0]] * 2))
+    shifted = torch.roll(reference, 3, 1)
+    assert fidelity(shifted, reference, index)["overlap"].min() < 1
+
+
+def test_fidelity_stops_where_the_reference_does():
+    index = subsets(4, 3)
+    table = fidelity(torch.ones(1, len(index)), torch.arange(4.0)[None], index)
+    assert table["order"].tolist() == [1]

@@ -7,7 +7,7 @@ import torch
 import vl_convert
 
 from kanlib.closed_forms import X
-from kanlib.notation import latex, latex_lines, latex_whole, vega
+from kanlib.notation import html, latex, latex_lines, latex_whole, vega
 from tests.test_symbolic import hand_made, network  # noqa: F401 (a fixture)
 
 S = sympy.symbols("sigma_1:4", real=True)
@@ -54,6 +54,10 @@ def test_vega_computes_a_symbolic_kan(hand_made):  # noqa: F811
 def test_what_vega_lacks_is_refused():
     with pytest.raises(TypeError, match="Vega has no besselj"):
         vega(sympy.besselj(0, S[0]))
+
+
+def test_pasted_equations_are_for_mathjax():
+    assert html(r"a &< b") == r'<div class="math notranslate nohighlight">\[a &amp;&lt; b\]</div>'
 
 
 def test_latex_rounds_for_display_only():

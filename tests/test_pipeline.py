@@ -2,15 +2,12 @@
 
 import hashlib
 import json
-import os
 import re
 import runpy
 import shlex
 import shutil
-import subprocess
 import sys
 from html.parser import HTMLParser
-from pathlib import Path
 
 import nbformat
 import papermill
@@ -23,38 +20,11 @@ from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 
 from kanlib import claims, setups, store
+from tests.small_project import SMALL, copied, run, snakemake
 
 pytestmark = pytest.mark.slow
 
 NOTEBOOKS = sorted(path.stem for path in (store.ROOT / "notebooks").glob("*.ipynb"))
-SMALL = {
-    "training": {"image_size": 16, "n_train": 256, "epochs": 2},
-    "perturbation": {"n_examples": 2, "n_fit": 200, "n_validation": 50, "n_test": 50, "n_reference": 10},
-    "surrogate": {
-        "peers": ["linear", "cubic", "trees", "mlp"],
-        "curve": [100],
-        "hidden": [2],
-        "grid": 3,
-        "penalties": [1e-3],
-        "restarts": 1,
-        "iterations": 6,
-        "n_bootstrap": 50,
-    },
-    "symbolic": {"max_degree": 4, "refit_steps": 3},
-}
-
-
-def run(project, *command):
-    """Run a command in a copy of the project, with the copy's kanlib."""
-    environment = os.environ | {
-        "PYTHONPATH": str(project),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    }
-    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
-
-
-def snakemake(project, *targets, names="digits_resnet18"):
-    return run(project, "snakemake", *targets, "--cores", "2", "--config", f"setups={names}")
 
 
 def papermill_run(project, notebook, *parameters):
@@ -66,36 +36,6 @@ def papermill_run(project, notebook, *parameters):
 def hashes(project, name="digits_resnet18"):
     files = sorted((project / "_artifacts" / name).glob("*"))
     return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files if ".run." not in f.name}
-
-
-def copied(target, changes=SMALL):
-    """A copy of the project's sources in which the default setup has these values instead."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],  # noqa: S607
-        cwd=store.ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    for name in filter(None, listed.split("\0")):
-        if (store.ROOT / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(store.ROOT / name, target / name)
-    default = target / "notebooks/setups/digits_resnet18.yaml"
-    whole = yaml.safe_load(default.read_text(encoding="utf8"))
-    for key, value in changes.items():
-        whole[key] = whole[key] | value if isinstance(value, dict) else value
-    default.write_text(yaml.safe_dump(whole), encoding="utf8")
-    return target
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    """A copy of the project in which the default setup is small and the book is built."""
-    copy = copied(tmp_path_factory.mktemp("project"))
-    result = snakemake(copy, "book")
-    assert result.returncode == 0, result.stdout + result.stderr
-    return copy
 
 
 @pytest.fixture
@@ -319,7 +259,7 @@ def test_the_default_setup_meets_its_targets_under_other_seeds(tmp_path, seed):
     """Another split, another network, other examples, masks and starts."""
     project = copied(tmp_path, {"seed": seed})
     assert snakemake(project).returncode == 0
-    result = run(project, sys.executable, "benchmarks/accuracy.py", "digits_resnet18")
+    result = run(project, sys.executable, "-m", "benchmarks.accuracy", "digits_resnet18")
     assert result.returncode == 0, result.stderr
     measured = claims.read(project / "data/claims.json")
     print({claim.id: claim.value for claim in measured})

@@ -167,6 +167,26 @@ def test_a_recording_of_another_model_is_not_mixed_in(recorded, place):
     assert networks.path("small").read_bytes() == before
 
 
+def test_a_recording_goes_on_with_the_same_weights_written_anew(recorded, place):
+    p = Training.from_setup("small")
+    model = p.load("model")
+    p.save("model", dict(model.content), accuracy=model.record["accuracy"], written="again")
+    assert p.load("model").hash != model.hash
+    write(place, recording={"n_validation": 20})
+    assert len(store.load(recording.record("small"), kind="responses")["masks/validation"]) == 20
+
+
+def test_an_image_that_has_changed_is_not_mixed_in(recorded, place, monkeypatch):
+    before = networks.path("small").read_bytes()
+    chosen = recording._examples
+    monkeypatch.setattr(
+        recording, "_examples", lambda *a: {k: (at, x + 0.1, label) for k, (at, x, label) in chosen(*a).items()}
+    )
+    with pytest.raises(BadInputError, match=r"holds another image as \w+.0; move it away"):
+        recording.record("small")
+    assert networks.path("small").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [

@@ -5,7 +5,7 @@ from torch import nn
 from kanlib.components import gated
 from kanlib.errors import BadInputError
 from kanlib.perturbation import OUTPUT_FUNCTIONS
-from kanlib.references import gradients, local_derivatives, subsets
+from kanlib.references import gradients, local_derivatives, smoothed, subsets
 
 
 @pytest.fixture
@@ -141,3 +141,36 @@ def test_gradients_at_masks_are_finite_differences(smooth):
                 )
                 torch.testing.assert_close(found[e, :, j].double(), (up - down) / (2 * step), atol=1e-5, rtol=1e-4)
     smooth.float()
+
+
+def test_smoothed_derivatives_of_a_polynomial_are_those_of_its_average():
+    """f = aσ₀σ₁σ₂ + bσ₀² + cσ₁ has E[∂₀₁₂ f] = a, E[∂₁ f] = c and nothing else: σ₀ has mean 0."""
+    scale, a, b, c = 0.7, 2.0, -1.5, 0.5
+    masks = scale * torch.randn(200_000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x, y, z = masks.T
+    gradient = torch.stack([a * y * z + 2 * b * x, a * x * z + c, a * x * y], 1)[None]
+    values, errors = smoothed(gradient, masks, scale, 3)
+    true = torch.zeros(7, dtype=torch.float64)
+    true[subsets(3, 3).index((1,))], true[subsets(3, 3).index((0, 1, 2))] = c, a
+    assert ((values[0] - true).abs() < 4 * errors[0]).all()
+    assert errors.max() < 0.05
+
+
+def test_smoothed_derivatives_see_what_a_kink_adds():
+    """f = |σ₀ + σ₁ − ½|: its second derivative is 0 wherever it exists, and twice a density on average."""
+    masks = torch.randn(100_000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    slope = (masks.sum(1) - 0.5).sign()
+    values, errors = smoothed(torch.stack([slope, slope], 1)[None], masks, 1.0, 2)
+    true = 2 * torch.distributions.Normal(0.0, 2**0.5).log_prob(torch.tensor(0.5)).exp()
+    assert abs(values[0, 2] - true) < 4 * errors[0, 2] < 0.05
+
+
+def test_standard_errors_are_those_of_repeated_estimates():
+    source, estimates, errors = torch.Generator().manual_seed(0), [], []
+    for _ in range(200):
+        masks = torch.randn(100, 3, generator=source, dtype=torch.float64)
+        gradient = torch.stack([masks[:, 1] * masks[:, 2], masks[:, 0].exp(), masks[:, 0].sin()], 1)[None]
+        value, error = smoothed(gradient, masks, 1.0, 3)
+        estimates.append(value[0])
+        errors.append(error[0])
+    torch.testing.assert_close(torch.stack(errors).mean(0), torch.stack(estimates).std(0), rtol=0.25, atol=0)

@@ -10,7 +10,7 @@ from kanlib.interactions import derivative_errors
 from kanlib.kan import KAN
 from kanlib.metrics import pearson
 from kanlib.refit import refitted
-from kanlib.shortening import Stage, candidates, front, knee, shortened, symbolic_kans, table
+from kanlib.shortening import Stage, best_of, candidates, front, knee, shortened, symbolic_kans, table
 from tests.test_symbolic import network
 
 
@@ -99,6 +99,17 @@ def test_the_knee_is_the_shortest_within_the_budget():
     assert knee(stages, 0.97, 0.005) is stages[1]
     assert knee(stages, 0.97, 0.1) is stages[2]
     assert knee(stages, 0.99, 0.005) is stages[0]
+
+
+def test_the_best_short_network_of_all_examples_is_found():
+    long, middle, short = (network([[[ClosedForm.of(e).expression]]], [0], 0.0) for e in (X**2 + 3 * X, X**2, X))
+    fronts = [
+        [Stage(0.0, long, 0.99), Stage(0.0, short, 0.5)],
+        [Stage(0.0, middle, 0.9), Stage(0.0, short, 0.6)],
+    ]
+    assert best_of(fronts, long.complexity) == (0, long)
+    assert best_of(fronts, middle.complexity) == (1, middle)
+    assert best_of(fronts, short.complexity - 1) == (1, short)
 
 
 def test_what_is_chosen_is_refitted_to_the_end(found, fitted):

@@ -84,6 +84,20 @@ def test_another_parameter_gives_another_hash(tmp_path, kind, content):
     assert store.load(first).hash != store.load(second).hash
 
 
+def test_the_hash_of_tensors_is_that_of_names_shapes_and_values(tmp_path):
+    one = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(2, dtype=torch.long)}
+    same = {"b": one["b"].clone(), "a": torch.arange(6.0).view(3, 2).T.contiguous().copy_(one["a"])}
+    assert store.tensors_hash(one) == store.tensors_hash(same)
+    others = [
+        {"a": one["a"].view(3, 2), "b": one["b"]},
+        {"a": one["a"].double(), "b": one["b"]},
+        {"a": one["a"] + 1, "b": one["b"]},
+        {"c": one["a"], "b": one["b"]},
+        {"a": one["a"]},
+    ]
+    assert len({store.tensors_hash(tensors) for tensors in [one, *others]}) == 1 + len(others)
+
+
 def test_tensors_that_share_memory_are_saved(tmp_path):
     whole = torch.arange(6.0)
     artifact = store.load(written(tmp_path, "responses", {"one": whole, "same": whole, "part": whole[2:4]}))

@@ -1,4 +1,7 @@
-"""What the scripts of ``benchmarks/`` left in ``data/``: ``{claims}``, ``{rows}``, ``{sweep}``, ``{panels}``."""
+"""What the scripts of ``benchmarks/`` left in ``data/``, and what ran for the book, as tables and charts.
+
+The directives are ``{claims}``, ``{rows}``, ``{sweep}``, ``{panels}`` and ``{status}``.
+"""
 
 import json
 from pathlib import Path
@@ -9,7 +12,7 @@ from docutils import nodes
 from docutils.parsers.rst import Directive, directives
 from offline import chart_html
 
-from kanlib import charts
+from kanlib import charts, setups, store
 
 DATA = Path(__file__).parents[2] / "data"
 COLUMNS = {"claim": 46, "value": 18, "target": 12, "measured": 24}
@@ -80,6 +83,41 @@ class Panels(Directive):
         return [nodes.raw("", chart_html(chart.to_dict()), format="html")]
 
 
+class Status(Directive):
+    """Every notebook of the book: when, how long, with what and with which parameters it ran."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return the table."""
+        env = self.state.document.settings.env
+        rows = []
+        for page in sorted(name for name in env.found_docs if name.startswith("setups/") and name[-1] != "/"):
+            executed = Path(env.doc2path(page))
+            if executed.suffix != ".ipynb":
+                continue
+            env.note_dependency(str(executed))
+            setup, notebook = executed.parent.name, executed.stem
+            kind = next(kind for kind, writer in store.WRITTEN_BY.items() if writer == notebook)
+            record = store.load(store.path(setup, kind)).record
+            circumstances = json.loads(store.circumstances(store.path(setup, kind)).read_text(encoding="utf8"))
+            took = json.loads(executed.read_text(encoding="utf8"))["metadata"]["papermill"]["duration"]
+            fields = setups.STAGES[notebook[3:]].model_fields
+            changed = [
+                f"{name}: {value}"
+                for name, value in record["parameters"].items()
+                if name in fields and name != "setup" and value != fields[name].default
+            ]
+            rows.append(
+                [
+                    [nodes.reference("", f"{setup}: {notebook}", refuri=f"{page}.html")],
+                    nodes.Text(circumstances["date"]),
+                    nodes.Text(f"{took:,.0f} s"),
+                    nodes.Text(f"{circumstances['device']}, torch {circumstances['torch']}"),
+                    nodes.Text(", ".join(changed) or "defaults"),
+                ]
+            )
+        return [_table({"notebook": 26, "ran": 11, "took": 8, "on": 20, "not by default": 35}, rows, "rows")]
+
+
 def _read(directive: Directive, name: str) -> list[dict]:
     """The rows of a file in ``data/``; the page is made again when it changes."""
     directive.state.document.settings.env.note_dependency(str(DATA / name))
@@ -104,4 +142,5 @@ def setup(app):
     app.add_directive("rows", Rows)
     app.add_directive("sweep", Sweep)
     app.add_directive("panels", Panels)
+    app.add_directive("status", Status)
     return {"version": "1", "parallel_read_safe": True}

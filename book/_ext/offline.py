@@ -1,8 +1,9 @@
 """A Sphinx extension that keeps the built book whole: no page asks another host for anything.
 
-It ships the parts of MathJax that the pages use, and Vega (as bundled in ``vl-convert``) with the script that
-draws the charts, which only pages with a chart load. Everything is gathered in a folder of the build and
-copied from there to ``_static``; nothing is written into the source tree.
+It ships the parts of MathJax that the pages use, Vega (as bundled in ``vl-convert``) with the script that draws
+the charts, and the script of the component mixer; the last three are loaded only by pages that show one.
+Everything is gathered in a folder of the build and copied from there to ``_static``; nothing is written into the
+source tree.
 """
 
 import json
@@ -36,6 +37,7 @@ def gather_assets(app: Sphinx) -> None:
     bundle = f"(() => {{{vl_convert.javascript_bundle()}}})();"
     (vega / "vega.js").write_text(bundle, encoding="utf-8")
     (vega / "charts.js").write_bytes((HERE / "charts.js").read_bytes())
+    (assets / "mixer.js").write_bytes((HERE / "mixer.js").read_bytes())
     app.config.html_static_path.append(str(assets))
 
 
@@ -67,6 +69,8 @@ def load_scripts(app: Sphinx, pagename: str, templatename: str, context: dict, d
     if 'class="vega-chart"' in context.get("body", ""):
         app.add_js_file("vega/vega.js", defer="defer")
         app.add_js_file("vega/charts.js", defer="defer")
+    if 'class="mixer"' in context.get("body", ""):
+        app.add_js_file("mixer.js", defer="defer")
     if pagename == "search":
         # The excerpts are fetched from the pages found, which browsers refuse for a book opened from disk.
         app.add_js_file(None, body='DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = location.protocol !== "file:";')

@@ -1,0 +1,226 @@
+"""The built book as its readers get it: every page in headless Chromium, with all hosts but localhost blocked.
+
+Needs the book (``make book``) and Chromium (Debian's package ``chromium``, or what ``CHROMIUM`` names).
+"""
+
+import http.server
+import os
+import random
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urljoin, urlparse
+
+import torch
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import TimeoutError as Waited
+
+from kanlib import claims, store
+from kanlib.symbolic import SymbolicKAN
+
+SETUP = "digits_resnet18"
+MIXER = f"setups/{SETUP}/04_interactions.html"
+#: Looked at with axe-core: the front page, a chapter with charts, the mixer.
+INSPECTED = ("index.html", f"setups/{SETUP}/02_surrogate.html", MIXER)
+PHONE = {"width": 375, "height": 700}
+# Not our pages' business: what Chromium itself asks its makers.
+QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+
+# What a page should show and does not, in words.
+_EMPTY = """() => [
+    ["chart", ".vega-chart", "svg .mark-group path"],
+    ["formula", "div.math, span.math", "mjx-container"],
+    ["mixer", ".mixer", "input"],
+].flatMap(([kind, outer, inner]) =>
+    [...document.querySelectorAll(outer)].filter((box) => !box.querySelector(inner))
+        .map((box) => `${kind}: ${box.textContent.slice(0, 80)}`))"""
+
+
+def chromium() -> str | None:
+    """Where Chromium is."""
+    return os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@contextmanager
+def opened(html: Path) -> Iterator[tuple[Browser, str]]:
+    """A browser, and the address on localhost where the book is."""
+    handler = partial(_Silent, directory=str(html))
+    with http.server.ThreadingHTTPServer(("localhost", 0), handler) as server, sync_playwright() as play:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        # Chromium refuses to sandbox what root runs.
+        options = [*QUIET, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+        browser = play.chromium.launch(executable_path=chromium(), args=options)
+        yield browser, f"http://localhost:{server.server_port}/"
+        browser.close()
+        server.shutdown()
+
+
+class _Silent(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def pages(html: Path) -> list[str]:
+    """Every page of the book, by its path."""
+    return sorted(str(path.relative_to(html)) for path in html.rglob("*.html") if "_static" not in path.parts)
+
+
+def looked_at(browser: Browser, address: str) -> dict[str, list[str]]:
+    """What is wrong with a page: requests to other hosts, requests that fail, the console, charts, formulas."""
+    found: dict[str, list[str]] = {"external": [], "failed": [], "console": [], "empty": []}
+    page = browser.new_page()
+    page.on("console", lambda m: found["console"].append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda error: found["console"].append(str(error)))
+    page.on("requestfailed", lambda request: found["failed"].append(request.url))
+    page.on("response", lambda r: found["failed"].append(r.url) if r.status >= 400 else None)
+
+    def allow(route) -> None:
+        if urlparse(route.request.url).hostname in {None, "localhost"}:
+            route.continue_()
+        else:
+            found["external"].append(route.request.url)
+            route.abort()
+
+    page.route("**/*", allow)
+    page.goto(address, wait_until="load")
+    settled(page)
+    found["empty"] = page.evaluate(_EMPTY)
+    page.close()
+    return found
+
+
+def settled(page: Page) -> None:
+    """Wait until charts are drawn and formulas are set, or until five seconds have passed in vain."""
+    page.wait_for_load_state("networkidle")
+    drawn = """() => [...document.querySelectorAll(".vega-chart")].every((c) => c.querySelector("svg"))
+        && [...document.querySelectorAll(".math")].every((f) => f.querySelector("mjx-container"))"""
+    try:
+        page.wait_for_function(drawn, timeout=5000)
+    except Waited:
+        return  # looked_at says what is missing
+
+
+def mixer_error(browser: Browser, address: str, forms: list[SymbolicKAN], n: int = 20) -> float:
+    """Largest difference between the number that the mixer shows and the expression, at n random masks."""
+    page = browser.new_page()
+    page.goto(address)
+    page.wait_for_selector(".mixer input")
+    worst, source = 0.0, random.Random(0)  # noqa: S311 (no secret)
+    for _ in range(n):
+        e = source.randrange(len(forms))
+        sigma = [round(source.uniform(-2, 2), 2) for _ in forms[e].symbols]
+        page.locator(".mixer select").select_option(str(e))
+        for i, value in enumerate(sigma):
+            page.locator(".mixer input").nth(i).fill(str(value))
+        shown = float(page.locator(".mixer-form").get_attribute("data-value"))
+        true = forms[e].expression.evalf(30, subs=dict(zip(forms[e].symbols, sigma, strict=True)))
+        worst = max(worst, abs(shown - float(true)) / max(1.0, abs(float(true))))
+    page.close()
+    return worst
+
+
+def mixer_answers_keys(browser: Browser, address: str) -> bool:
+    """Whether an arrow key on a slider changes the answer."""
+    page = browser.new_page()
+    page.goto(address)
+    slider = page.locator(".mixer input").first
+    before = page.locator(".mixer-form").get_attribute("data-value")
+    slider.focus()
+    for _ in range(20):
+        page.keyboard.press("ArrowRight")
+    after = page.locator(".mixer-form").get_attribute("data-value")
+    page.close()
+    return before != after
+
+
+def violations(browser: Browser, address: str) -> list[str]:
+    """What axe-core calls serious or critical, by rule and element."""
+    page = browser.new_page()
+    page.goto(address)
+    settled(page)
+    found = Axe().run(page).response["violations"]
+    page.close()
+    return [
+        f"{rule['id']}: {node['html'][:200]}"
+        for rule in found
+        if rule["impact"] in {"serious", "critical"}
+        for node in rule["nodes"]
+    ]
+
+
+def too_wide(browser: Browser, address: str) -> bool:
+    """Whether a page scrolls sideways on a phone."""
+    page = browser.new_page(viewport=PHONE)
+    page.goto(address)
+    settled(page)
+    width = page.evaluate("document.scrollingElement.scrollWidth")
+    page.close()
+    return width > PHONE["width"]
+
+
+def dead_links(html: Path) -> list[str]:
+    """Internal links whose page or anchor does not exist."""
+    texts = {name: (html / name).read_text(encoding="utf8") for name in pages(html)}
+    anchors = {name: {unquote(a) for a in re.findall(r'\bid="([^"]+)"', text)} for name, text in texts.items()}
+    dead = []
+    for name, text in texts.items():
+        for link in re.findall(r'<a\b[^>]*?\bhref="([^"]*)"', text):
+            if urlparse(link).scheme or link in {"", "#"}:
+                continue
+            target, anchor = urldefrag(urljoin(name, link))
+            target = unquote(target)
+            if not (html / target).is_file() or (
+                anchor and target in anchors and unquote(anchor) not in anchors[target]
+            ):
+                dead.append(f"{name}: {link}")
+    return dead
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    html = store.ROOT / "_build" / "html"
+    names = pages(html)
+    closed = store.load(store.path(SETUP, "symbolic"))
+    forms = [SymbolicKAN.from_json(value) for value in closed["short"]]
+    sizes = [(html / name).stat().st_size / 1e6 for name in names]
+    with opened(html) as (browser, base):
+        seen = {name: looked_at(browser, base + name) for name in names}
+        error = mixer_error(browser, base + MIXER, forms)
+        serious = [found for name in INSPECTED for found in violations(browser, base + name)]
+    for name, found in seen.items():
+        print(name, {kind: what for kind, what in found.items() if what} or "is well", flush=True)
+    print(*serious, sep="\n")
+    external, console = (sum(len(found[kind]) for found in seen.values()) for kind in ("external", "console"))
+    rows = [
+        ("external_requests", "Requests of all pages to other hosts", external, "<= 0"),
+        ("console_errors", "Errors on the console, of all pages", console, "<= 0"),
+        ("mixer_error", "Number in the mixer against the expression, relative, at 20 masks", error, "<= 1e-9"),
+        ("axe_serious", f"Serious findings of axe-core on {', '.join(INSPECTED)}", len(serious), "<= 0"),
+        ("mean_page_mb", f"Size of a page in MB, mean over {len(names)}", sum(sizes) / len(sizes), "<= 2"),
+        ("largest_page_mb", "Size of the largest page in MB", max(sizes), "<= 5"),
+    ]
+    claims.record(
+        [
+            claims.Claim(
+                id=f"book.{name}",
+                statement=words,
+                value=value,
+                low=value,
+                high=value,
+                target=target,
+                command="python -m benchmarks.book_pages",
+                cost="long",
+                device="headless Chromium",
+            )
+            for name, words, value, target in rows
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

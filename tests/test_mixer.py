@@ -1,0 +1,60 @@
+import json
+import math
+import re
+
+import torch
+
+from kanlib import mixer, shortening
+from kanlib.store import Artifact
+
+
+def content(panel):
+    return json.loads(re.search(r"<script[^>]*>(.*)</script>", panel.data, re.DOTALL).group(1))
+
+
+def evaluated(layers, sigma):
+    """The page's expressions, with Python in the place of JavaScript: they share operators and names."""
+    functions = {name: getattr(math, name) for name in ("exp", "log", "pow", "sin", "cos")}
+    values, letter = sigma, "sigma"
+    for outputs in layers:
+        inside = {f"{letter}_{i}": value for i, value in enumerate(values, start=1)}
+        values, letter = [eval(text, functions | inside) for text in outputs], "h"  # noqa: S307 (our own text)
+    return values[0]
+
+
+def recording(fitted):
+    splits = {"fit": fitted.fit, "test": fitted.test}
+    tensors = {f"masks.{s}": x for s, x in splits.items()}
+    tensors |= {f"responses.{s}": fitted.true(x) for s, x in splits.items()}
+    return Artifact(tensors, {"names": ["a", "b", "</script>"], "label_names": ["cat", "dog"]}, "")
+
+
+def test_a_page_holds_the_closed_forms_to_the_last_digit(fitted):
+    forms = shortening.symbolic_kans(fitted.kan, fitted.fit, max_degree=5)
+    page = content(mixer.panel(forms, recording(fitted)))
+    for form, example in zip(forms, page["examples"], strict=True):
+        true = form(fitted.test[:20])
+        found = [evaluated(example["layers"], row) for row in fitted.test[:20].double().tolist()]
+        torch.testing.assert_close(torch.tensor(found, dtype=torch.float64), true, rtol=1e-12, atol=1e-12)
+
+
+def test_the_linear_model_is_least_squares(fitted):
+    page = content(mixer.panel(shortening.symbolic_kans(fitted.kan, fitted.fit), recording(fitted)))
+    x = torch.cat([fitted.fit, torch.ones(len(fitted.fit), 1)], 1).double()
+    solution = torch.linalg.lstsq(x, fitted.true(fitted.fit).double().T).solution
+    for weights, example in zip(solution.T, page["examples"], strict=True):
+        found = torch.tensor([*example["weights"], example["intercept"]], dtype=torch.float64)
+        torch.testing.assert_close(found, weights, rtol=1e-5, atol=1e-5)
+
+
+def test_recorded_responses_belong_to_their_masks(fitted):
+    page = content(mixer.panel(shortening.symbolic_kans(fitted.kan, fitted.fit), recording(fitted)))
+    masks = torch.tensor(page["masks"])
+    for true, example in zip(fitted.true(masks), page["examples"], strict=True):
+        torch.testing.assert_close(torch.tensor(example["responses"]), true, rtol=0, atol=0.01)
+
+
+def test_no_name_can_close_the_script(fitted):
+    panel = mixer.panel(shortening.symbolic_kans(fitted.kan, fitted.fit), recording(fitted))
+    assert panel.data.count("</script>") == 1
+    assert content(panel)["components"][2] == "</script>"
