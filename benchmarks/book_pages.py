@@ -17,7 +17,7 @@ from urllib.parse import unquote, urldefrag, urljoin, urlparse
 
 import torch
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import BrowserContext, Page, sync_playwright
 from playwright.sync_api import TimeoutError as Waited
 
 from kanlib import claims, store
@@ -27,9 +27,12 @@ SETUP = "digits_resnet18"
 MIXER = f"setups/{SETUP}/04_interactions.html"
 #: Looked at with axe-core: the front page, a chapter with charts, the mixer.
 INSPECTED = ("index.html", f"setups/{SETUP}/02_surrogate.html", MIXER)
+PATIENCE = 180_000  # milliseconds, for a busy machine
 PHONE = {"width": 375, "height": 700}
 # Not our pages' business: what Chromium itself asks its makers.
 QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+# Machines without a display have neither a GPU nor, in a container, much shared memory.
+HEADLESS = ["--disable-gpu", "--disable-dev-shm-usage"]
 
 # What a page should show and does not, in words.
 _EMPTY = """() => [
@@ -47,15 +50,17 @@ def chromium() -> str | None:
 
 
 @contextmanager
-def opened(html: Path) -> Iterator[tuple[Browser, str]]:
+def opened(html: Path) -> Iterator[tuple[BrowserContext, str]]:
     """A browser, and the address on localhost where the book is."""
     handler = partial(_Silent, directory=str(html))
     with http.server.ThreadingHTTPServer(("localhost", 0), handler) as server, sync_playwright() as play:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         # Chromium refuses to sandbox what root runs.
-        options = [*QUIET, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+        options = [*QUIET, *HEADLESS, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
         browser = play.chromium.launch(executable_path=chromium(), args=options)
-        yield browser, f"http://localhost:{server.server_port}/"
+        context = browser.new_context()
+        context.set_default_timeout(PATIENCE)
+        yield context, f"http://localhost:{server.server_port}/"
         browser.close()
         server.shutdown()
 
@@ -70,7 +75,7 @@ def pages(html: Path) -> list[str]:
     return sorted(str(path.relative_to(html)) for path in html.rglob("*.html") if "_static" not in path.parts)
 
 
-def looked_at(browser: Browser, address: str) -> dict[str, list[str]]:
+def looked_at(browser: BrowserContext, address: str) -> dict[str, list[str]]:
     """What is wrong with a page: requests to other hosts, requests that fail, the console, charts, formulas."""
     found: dict[str, list[str]] = {"external": [], "failed": [], "console": [], "empty": []}
     page = browser.new_page()
@@ -95,17 +100,17 @@ def looked_at(browser: Browser, address: str) -> dict[str, list[str]]:
 
 
 def settled(page: Page) -> None:
-    """Wait until charts are drawn and formulas are set, or until five seconds have passed in vain."""
+    """Wait until charts are drawn and formulas are set, or until half a minute has passed in vain."""
     page.wait_for_load_state("networkidle")
     drawn = """() => [...document.querySelectorAll(".vega-chart")].every((c) => c.querySelector("svg"))
         && [...document.querySelectorAll(".math")].every((f) => f.querySelector("mjx-container"))"""
     try:
-        page.wait_for_function(drawn, timeout=5000)
+        page.wait_for_function(drawn, timeout=PATIENCE // 6)
     except Waited:
         return  # looked_at says what is missing
 
 
-def mixer_error(browser: Browser, address: str, forms: list[SymbolicKAN], n: int = 20) -> float:
+def mixer_error(browser: BrowserContext, address: str, forms: list[SymbolicKAN], n: int = 20) -> float:
     """Largest difference between the number that the mixer shows and the expression, at n random masks."""
     page = browser.new_page()
     page.goto(address)
@@ -124,7 +129,7 @@ def mixer_error(browser: Browser, address: str, forms: list[SymbolicKAN], n: int
     return worst
 
 
-def mixer_answers_keys(browser: Browser, address: str) -> bool:
+def mixer_answers_keys(browser: BrowserContext, address: str) -> bool:
     """Whether an arrow key on a slider changes the answer."""
     page = browser.new_page()
     page.goto(address)
@@ -138,7 +143,7 @@ def mixer_answers_keys(browser: Browser, address: str) -> bool:
     return before != after
 
 
-def violations(browser: Browser, address: str) -> list[str]:
+def violations(browser: BrowserContext, address: str) -> list[str]:
     """What axe-core calls serious or critical, by rule and element."""
     page = browser.new_page()
     page.goto(address)
@@ -153,9 +158,10 @@ def violations(browser: Browser, address: str) -> list[str]:
     ]
 
 
-def too_wide(browser: Browser, address: str) -> bool:
+def too_wide(browser: BrowserContext, address: str) -> bool:
     """Whether a page scrolls sideways on a phone."""
-    page = browser.new_page(viewport=PHONE)
+    page = browser.new_page()
+    page.set_viewport_size(PHONE)
     page.goto(address)
     settled(page)
     width = page.evaluate("document.scrollingElement.scrollWidth")

@@ -108,33 +108,56 @@ def smoothed(
     Returns:
         Estimates and their standard errors, see :func:`kanlib.references.smoothed`.
     """
-    masks = perturbation.masks(n_masks, len(forms[0].symbols), scale, seed, "smoothed").double()
+    masks = perturbation.masks(n_masks, len(forms[0].symbols), scale, seed, "smoothed")
+    return references.smoothed(gradients(forms, masks), masks, scale, max_order)
+
+
+def gradients(forms: Sequence[SymbolicKAN], masks: Tensor) -> Tensor:
+    """``∂ĝ(σ)/∂σ`` of E closed forms at masks ``[N, m]``: ``[E, N, m]`` (fp64)."""
     batch, rows = Batch(forms), []
-    for part in masks.split(_MASKS):
+    for part in masks.double().split(_MASKS):
         at = part.clone().requires_grad_()
-        values = batch(at)
-        rows.append(torch.stack([torch.autograd.grad(v.sum(), at, retain_graph=True)[0] for v in values]))
-    return references.smoothed(torch.cat(rows, 1), masks, scale, max_order)
+        # Where every edge is a constant there is nothing to go back through.
+        responses = batch(at) + 0 * at.sum()
+        slopes = [torch.autograd.grad(values.sum(), at, retain_graph=True)[0] for values in responses]
+        rows.append(torch.stack(slopes))
+    return torch.cat(rows, 1)
 
 
-def reliability(gradient: Tensor, masks: Tensor, scale: float, max_order: int) -> Tensor:
-    """How well the smoothed reference would repeat itself, ``[E, max_order]``, 1 at best.
+def reference(
+    forms: Sequence[SymbolicKAN],
+    of_forms: Tensor,
+    gradient: Tensor,
+    masks: Tensor,
+    scale: float,
+    max_order: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``E[∂_S f(σ)]`` of E networks, steadied by closed forms of theirs as control variates.
 
-    The correlation over subsets of one order between estimates from the even and the odd masks, corrected for
-    their being halves (Spearman and Brown: ``2r / (1 + r)``).
+    Only what the closed form leaves of the gradient, ``∂f − ∂ĝ``, is averaged over the masks, and ``E[∂_S ĝ]``,
+    known from many more of them, is added. On average that is right whatever ĝ is, so long as it was not fitted on
+    these masks; the closer ĝ is, the less is left to chance.
 
     Args:
-        gradient: ``∂f(σ)/∂σ`` ``[E, N, m]``.
-        masks: ``[N, m]``.
+        forms: E closed forms.
+        of_forms: ``E[∂_S ĝ(σ)]`` ``[E, n_S]``, as :func:`smoothed` gives them.
+        gradient: ``∂f(σ)/∂σ`` of the networks, ``[E, N, m]``.
+        masks: at these masks, ``[N, m]``.
         scale: s.
         max_order: the highest order.
+
+    Returns:
+        Estimates and their standard errors ``[E, n_S]``, and their reliability ``[E, max_order]``: the correlation
+        over subsets of one order between the estimates from even and from odd masks, corrected for their being
+        halves (Spearman and Brown, ``2r / (1 + r)``).
     """
-    one, other = (references.smoothed(gradient[:, h::2], masks[h::2], scale, max_order)[0] for h in (0, 1))
+    left = gradient.double() - gradients(forms, masks)
+    correction, error = references.smoothed(left, masks, scale, max_order)
+    halves = [references.smoothed(left[:, h::2], masks[h::2], scale, max_order)[0] + of_forms for h in (0, 1)]
     orders = torch.tensor([len(s) for s in subsets(masks.shape[1], max_order)])
-    r = torch.stack(
-        [metrics.pearson(one[:, orders == k], other[:, orders == k]) for k in range(1, max_order + 1)], 1
-    )
-    return 2 * r / (1 + r)
+    of_order = [orders == k for k in range(1, max_order + 1)]
+    r = torch.stack([metrics.pearson(*(half[:, chosen] for half in halves)) for chosen in of_order], 1)
+    return of_forms + correction, error, 2 * r / (1 + r)
 
 
 def fidelity(found: Tensor, reference: Tensor, index: Sequence[Subset]) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from kanlib.symbolic import SymbolicKAN
 
 def latex(expression: sympy.Expr, digits: int = 3) -> str:
     """LaTeX with constants rounded to ``digits`` significant ones, for display only."""
-    rounded = expression.xreplace({f: sympy.Float(f, digits) for f in expression.atoms(sympy.Float)})
+    rounded = expression.xreplace({f: _rounded(f, digits) for f in expression.atoms(sympy.Float)})
     return sympy.latex(rounded, full_prec=False)
 
 
@@ -62,6 +62,12 @@ def vega(expression: sympy.Expr) -> str:
     Numbers are written so that they are read back exactly.
     """
     return _Vega().doprint(expression)
+
+
+def _rounded(value: sympy.Float, digits: int) -> sympy.Number:
+    """An integer where all significant digits stand before the point, which sympy would follow with a zero."""
+    whole = round(float(value), digits - len(str(int(abs(value)))))
+    return sympy.Integer(int(whole)) if 10 ** (digits - 1) <= abs(whole) < 1e6 else sympy.Float(value, digits)
 
 
 def _terms(form: SymbolicKAN, layer: int, digits: int, masks: torch.Tensor | None) -> list[list[str]]:

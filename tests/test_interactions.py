@@ -13,7 +13,7 @@ from kanlib.interactions import (
     fidelity,
     of_network,
     pair_matrix,
-    reliability,
+    reference,
     smoothed,
     subsets,
 )
@@ -192,25 +192,46 @@ def test_smoothed_coefficients_are_averages_of_local_ones():
     assert not torch.equal(again[0], values[0])
 
 
+def test_a_reference_is_right_whatever_steadies_it_and_the_surer_the_closer_that_is():
+    """The network is g + 0.1 sin(σ₁ + σ₂); E cos(σ₁ + σ₂) = exp(−s²)."""
+    square = X**2
+    form = network([[[X], [X]], [[square]]], [0, 0], 0.0)
+    other = network([[[X], [2 * X]], [[-square]]], [0, 0], 1.0)
+    masks = torch.randn(20_000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    total = masks.sum(1)
+    slope = 2 * total + 0.1 * total.cos()
+    gradient = torch.stack([slope, slope], 1)[None]
+    true = torch.tensor([0.1 * np.exp(-1), 0.1 * np.exp(-1), 2.0], dtype=torch.float64)
+    errors = {}
+    for name, steady in (("close", form), ("far", other)):
+        level, _ = smoothed([steady], 1.0, 2, n_masks=200_000)
+        found, errors[name], _ = reference([steady], level, gradient, masks, 1.0, 2)
+        assert ((found - true).abs() < 5 * errors[name] + 0.03).all()
+    assert (errors["close"] * 20 < errors["far"]).all()
+
+
 def test_reliability_is_that_of_signal_in_noise():
     """Slopes that are constant are found the same by both halves; slopes of noise, differently."""
     source = torch.Generator().manual_seed(0)
-    masks = torch.randn(4000, 8, generator=source, dtype=torch.float64)
-    sure = torch.arange(8.0, dtype=torch.float64).expand(1, 4000, 8)
-    noise = torch.randn(50, 4000, 8, generator=source, dtype=torch.float64)
-    assert reliability(sure, masks, 1.0, 1).item() == pytest.approx(1)
-    assert reliability(noise, masks, 1.0, 2).nanmedian().abs() < 0.5
+    masks = torch.randn(2000, 8, generator=source, dtype=torch.float64)
+    flat = network([[[0 * X]] * 8], [0], 0.0)
+    zero = torch.zeros(1, 36, dtype=torch.float64)
+    sure = torch.arange(8.0, dtype=torch.float64).expand(1, 2000, 8)
+    assert reference([flat], zero, sure, masks, 1.0, 2)[2][0, 0] == pytest.approx(1)
+    noise = torch.randn(30, 2000, 8, generator=source, dtype=torch.float64)
+    found = reference([flat] * 30, zero.expand(30, -1), noise, masks, 1.0, 2)[2]
+    assert found.nanmedian(0).values.abs().max() < 0.6
 
 
 def test_fidelity_is_one_for_the_reference_itself_and_sees_signs_and_places():
     index = subsets(6, 2)
-    reference = torch.linspace(-2, 3, len(index), dtype=torch.float64)[None].repeat(2, 1)
-    found = torch.stack([5 * reference[0], -reference[1]])
-    table = fidelity(found, reference, index).set_index(["example", "order"])
+    true = torch.linspace(-2, 3, len(index), dtype=torch.float64)[None].repeat(2, 1)
+    found = torch.stack([5 * true[0], -true[1]])
+    table = fidelity(found, true, index).set_index(["example", "order"])
     assert table.loc[1].to_numpy() == pytest.approx(1)
     assert table.loc[2, ["pearson", "spearman", "signs"]].to_numpy() == pytest.approx(np.array([[-1, -1, 0]] * 2))
-    shifted = torch.roll(reference, 3, 1)
-    assert fidelity(shifted, reference, index)["overlap"].min() < 1
+    shifted = torch.roll(true, 3, 1)
+    assert fidelity(shifted, true, index)["overlap"].min() < 1
 
 
 def test_fidelity_stops_where_the_reference_does():

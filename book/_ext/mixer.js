@@ -33,7 +33,7 @@
     const { components, masks, examples } = JSON.parse(box.querySelector("script").textContent);
     const m = components.length;
     const forms = examples.map((example) => compiled(example.layers, m));
-    const sigma = new Array(m).fill(0);
+    const sigma = [...masks[0]];
     let chosen = 0;
 
     const menu = element("select", { id: `mixer-${id}-example` });

@@ -1,0 +1,69 @@
+"""Interactions against the network's own derivatives, order by order: local at rest, smoothed over the masks.
+
+Reads the artifacts of 01_perturbation and 03_symbolic (and makes them where they are missing).
+"""
+
+import sys
+
+import torch
+
+from benchmarks.recorded import symbolic
+from kanlib import claims, interactions, metrics
+from kanlib.setups import Interactions, generator
+from kanlib.symbolic import SymbolicKAN
+
+TARGETS = {1: 0.95, 2: 0.90, 3: 0.75}  # of Spearman, smoothed, where the reliability is above RELIABLE
+RELIABLE, SIGNS = 0.9, 0.95
+
+
+def main(setup: str = "digits_resnet18") -> None:
+    p = symbolic(setup)
+    torch.set_num_threads(p.threads)
+    recorded = p.load("responses")
+    closed = p.load("symbolic", responses=recorded)
+    forms = [SymbolicKAN.from_json(value) for value in closed["faithful"]]
+    order, scale = Interactions.from_setup(setup).max_order, recorded.record["parameters"]["scale"]
+    index = interactions.subsets(len(recorded.record["names"]), order)
+    tables = {}
+    if (local := recorded.content.get("local")) is not None:
+        at_rest = torch.stack([interactions.of_network(form, order)[1] for form in forms])
+        tables["local"] = interactions.fidelity(at_rest, local[:, : len(index)], index).assign(reliability=1.0)
+    if "gradient.reference" in recorded.content:
+        level, _ = interactions.smoothed(forms, scale, order, seed=p.seed)
+        at = recorded["gradient.reference"], recorded["masks.reference"]
+        found, _, sure = interactions.reference(forms, level, *at, scale, order)
+        tables["smoothed"] = interactions.fidelity(level, found, index)
+        tables["smoothed"]["reliability"] = sure.T.flatten().tolist()
+    rows = []
+    for kind, table in tables.items():
+        for r, of_order in table.groupby("order"):
+            reliability = of_order["reliability"].mean()
+            for measure, column, aim in (("spearman", "spearman", TARGETS[r]), ("sign_top10", "signs", SIGNS)):
+                values = torch.tensor(of_order[column].to_list(), dtype=torch.float64)
+                source = generator(p.seed, "bootstrap")
+                draws = torch.randint(len(values), (2000, len(values)), generator=source)
+                low, high = metrics.interval(values[draws].mean(1))
+                met = reliability <= RELIABLE or values.mean() >= aim
+                what = "Spearman" if measure == "spearman" else "Sign agreement of the ten largest"
+                rows.append(
+                    claims.Claim(
+                        id=f"{setup}.interactions.{kind}.{measure}.{r}",
+                        statement=f"{what} of coefficients of order {r} with the network's {kind} derivatives on "
+                        f"{setup}, mean over {len(values)} examples (reliability {reliability:.2f}"
+                        + ("" if met else f"; the aim, {aim}, is missed")
+                        + ")",
+                        value=values.mean().item(),
+                        low=low,
+                        high=high,
+                        target=f">= {aim}" if met and reliability > RELIABLE else "",
+                        command=f"python -m benchmarks.interactions_fidelity {setup}",
+                        cost="fast" if setup == "digits_resnet18" else "long",
+                        device="cpu",
+                    )
+                )
+                print(rows[-1].id, round(rows[-1].value, 3), round(low, 3), round(high, 3), flush=True)
+    claims.record(rows)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
