@@ -7,7 +7,8 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Kernels and tools answer for themselves, not for what the caller's shell has set up.
 unexport PYTHONPATH VIRTUAL_ENV
 INSTALLED := .venv/installed
-SNAKEMAKE = snakemake book --cores $(CORES) --quiet host reason rules --config setups="$(SETUPS)"
+# A run that was interrupted is taken up again.
+SNAKEMAKE = snakemake book --rerun-incomplete --cores $(CORES) --quiet host reason rules --config setups="$(SETUPS)"
 
 .DEFAULT_GOAL := help
 .PHONY: help install book record serve test check soak claims claims-all lock clean
@@ -30,7 +31,7 @@ book: $(INSTALLED) ## run SETUPS (default digits_resnet18) and build the book
 
 record: $(INSTALLED) ## record the responses of SETUPS into data/responses; goes on where it stopped
 	for setup in $(SETUPS); do \
-		snakemake _artifacts/$$setup/model.safetensors --cores $(CORES) --quiet host reason rules \
+		snakemake _artifacts/$$setup/model.safetensors --rerun-incomplete --cores $(CORES) --quiet host reason rules \
 			--config setups=$$setup && python -m kanlib.recording $$setup || exit 1; \
 	done
 

@@ -28,6 +28,7 @@ MIXER = f"setups/{SETUP}/04_interactions.html"
 #: Looked at with axe-core: the front page, a chapter with charts, the mixer.
 INSPECTED = ("index.html", f"setups/{SETUP}/02_surrogate.html", MIXER)
 PATIENCE = 180_000  # milliseconds, for a busy machine
+SETTLING = 300  # milliseconds, for what a page asks for late
 PHONE = {"width": 375, "height": 700}
 # Not our pages' business: what Chromium itself asks its makers.
 QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
@@ -101,13 +102,13 @@ def looked_at(browser: BrowserContext, address: str) -> dict[str, list[str]]:
 
 def settled(page: Page) -> None:
     """Wait until charts are drawn and formulas are set, or until half a minute has passed in vain."""
-    page.wait_for_load_state("networkidle")
     drawn = """() => [...document.querySelectorAll(".vega-chart")].every((c) => c.querySelector("svg"))
         && [...document.querySelectorAll(".math")].every((f) => f.querySelector("mjx-container"))"""
     try:
         page.wait_for_function(drawn, timeout=PATIENCE // 6)
     except Waited:
         return  # looked_at says what is missing
+    page.wait_for_timeout(SETTLING)
 
 
 def mixer_error(browser: BrowserContext, address: str, forms: list[SymbolicKAN], n: int = 20) -> float:

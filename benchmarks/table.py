@@ -3,8 +3,9 @@
 The paper's way is a KAN fitted by pykan's LBFGS whose edges are then replaced by genetic programming. The paper
 uses PySR for that; where Julia is missing Operon stands in for it, and the row says so. pykan is slow, so its rows
 are of the first examples only, and their number stands beside them. Ours are the KAN of the setup and its short
-closed form. Other surrogates stand beside them. All meet the same masks. ``python -m benchmarks.table <setup> …``
-leaves the rows of other setups as they are; ``<setup>:<gate site>`` those of the other site as well.
+closed form; where the KAN is a mean of several members, the closed form is that of a KAN of one. Other surrogates
+stand beside them. All meet the same masks. ``python -m benchmarks.table <setup> …`` leaves rows of other setups
+as they are; ``<setup>:<gate site>`` those of the other site as well.
 """
 
 import json
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import pykan_fits
-from benchmarks.recorded import EXAMPLES, responses, shortened, surrogates
+from benchmarks.recorded import ENSEMBLES, EXAMPLES, responses, shortened, surrogates
 from kanlib import claims, engines, metrics, shortening, store
 from kanlib.kan import KAN
 from kanlib.setups import Perturbation, Surrogate, Symbolic, generator
@@ -63,6 +64,8 @@ def predictions(p: Surrogate, recorded: store.Artifact) -> dict[str, Tensor]:
     else:
         models = {name: SURROGATES[name](p).fit(fit, validation) for name in ("linear", "kan", *PEERS)}
         out, kan = {name: model.predict(test.masks) for name, model in models.items()}, models["kan"].kan
+    if p.members > 1:
+        kan = SURROGATES["kan"](p.model_copy(update={"members": 1, "finalists": 2})).fit(fit, validation).kan
     out["short"] = Batch(shortened(Symbolic.from_setup(p.setup), kan, recorded))(test.masks)
     kans, _ = pykan_fits.fitted(fit.masks, fit.responses[:PYKAN_EXAMPLES], CORES, **PYKAN)
     out["pykan"] = torch.cat([kan(test.masks) for kan in kans])
@@ -83,7 +86,7 @@ def run(setup: str, site: str) -> tuple[list[dict], list[claims.Claim]]:
         p = surrogates(setup)
         recorded = p.load("responses")
     else:
-        p = Surrogate.from_setup(setup, {"run": f"{setup}_{site}"})
+        p = Surrogate.from_setup(setup, {"run": f"{setup}_{site}"} | ENSEMBLES.get(setup, {}))
         some = {"n_examples": EXAMPLES[setup]} if setup in EXAMPLES else {}
         recorded = responses(setup, p.run, gate_site=site, n_fit=4000, n_reference=0, **some)
     true, n_fit = recorded["responses.test"], len(recorded["masks.fit"])

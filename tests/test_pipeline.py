@@ -314,9 +314,11 @@ def test_a_recording_takes_the_place_of_the_network(project):
     shutil.rmtree(project / "_artifacts/recorded")
     setup["perturbation"]["source"] = "frozen"
     file.write_text(yaml.safe_dump(setup), encoding="utf8")
-    result = snakemake(project, "_artifacts/recorded/interactions.safetensors", names="recorded")
+    result = snakemake(project, "book", names="digits_resnet18 recorded")
     assert result.returncode == 0, result.stdout + result.stderr
     assert not (project / "_artifacts/recorded/model.safetensors").exists()
+    for name in ("digits_resnet18", "recorded"):
+        assert (project / f"_build/html/setups/{name}/04_interactions.html").exists()
     ours, live = (
         store.load(project / f"_artifacts/{name}/responses.safetensors")
         for name in ("recorded", "digits_resnet18")

@@ -7,6 +7,7 @@ source tree.
 """
 
 import json
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import copytree, ignore_patterns
@@ -50,12 +51,19 @@ def chart_html(spec: dict) -> str:
     return f'<div class="vega-chart"><script type="application/json">{body}</script></div>'
 
 
-def show_charts(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Give every chart of a notebook its HTML, glued ones included, before the notebook is parsed."""
-    if Path(app.env.doc2path(docname)).suffix != ".ipynb" or VEGALITE not in source[0]:
+def prepare_notebook(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Before a notebook is parsed: HTML for every chart, glued ones too, and labels of equations that are its own.
+
+    One template makes a page for each setup, and a label must be the only one of its name in the book.
+    """
+    path = Path(app.env.doc2path(docname))
+    if path.suffix != ".ipynb":
         return
     notebook = json.loads(source[0])
     for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            text = "".join(cell["source"])
+            cell["source"] = re.sub(r"(?<=\$\$ )\((eq-[\w-]+)\)", rf"(\1-{path.parent.name})", text)
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             for mime in [mime for mime in data if mime.endswith(VEGALITE)]:
@@ -79,6 +87,6 @@ def load_scripts(app: Sphinx, pagename: str, templatename: str, context: dict, d
 def setup(app: Sphinx) -> dict:
     """Connect the steps above to the build."""
     app.connect("builder-inited", gather_assets)
-    app.connect("source-read", show_charts)
+    app.connect("source-read", prepare_notebook)
     app.connect("html-page-context", load_scripts)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
