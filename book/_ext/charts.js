@@ -36,6 +36,13 @@
     values.forEach((value, i) => chart.drawn.view.signal(inputs[i], value));
     await chart.drawn.view.runAsync();
     chart.div.view = chart.drawn.view;
+    chart.div.querySelector("summary")?.setAttribute("aria-label", "Save this chart");
+    // Marks that nothing describes, such as a diagonal, are decoration to a screen reader.
+    for (const mark of chart.div.querySelectorAll('[role="graphics-symbol"]:not([aria-label])')) {
+      mark.removeAttribute("role");
+      mark.removeAttribute("aria-roledescription");
+      mark.setAttribute("aria-hidden", "true");
+    }
   }
 
   const charts = [...document.querySelectorAll(".vega-chart")].map((div) => ({
