@@ -90,7 +90,7 @@ class Status(Directive):
         """Return the table."""
         env = self.state.document.settings.env
         rows = []
-        for page in sorted(name for name in env.found_docs if name.startswith("setups/") and name[-1] != "/"):
+        for page in sorted(name for name in env.found_docs if name.startswith("setups/")):
             executed = Path(env.doc2path(page))
             if executed.suffix != ".ipynb":
                 continue
