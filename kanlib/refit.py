@@ -8,7 +8,9 @@ from torch import Tensor
 from kanlib.edges import OVERHANG
 from kanlib.symbolic import Batch, SymbolicKAN
 
-_NUMBERS = 2**24  # in the Jacobians of one batch
+_NUMBERS = 2**24  # in the Gauss–Newton matrices of one batch
+_SLICE = 2**20  # numbers of the Jacobians at a time
+_LEAST = 128  # masks of them, at least
 
 
 def refitted(
@@ -33,7 +35,7 @@ def refitted(
         steps: at most so many.
     """
     out: list[SymbolicKAN] = []
-    size = max(1, _NUMBERS // (Batch(forms).start.shape[1] * len(masks)))
+    size = max(1, _NUMBERS // Batch(forms).start.shape[1] ** 2)
     for part in torch.arange(len(forms)).split(size):
         batch = Batch([forms[e] for e in part])
         out += _refitted(batch, masks, responses[part], validation_masks, validation_responses[part], steps)
@@ -47,23 +49,20 @@ def _refitted(
     y, truth = y.double() / scale, truth.double() / scale
     constants = batch.start
     damping = torch.full((len(y),), 1e-3, dtype=torch.float64)
-    residual, slopes = _linearised(batch, masks, constants, y, scale)
-    error = _error(residual)
+    error, gram, descent = _linearised(batch, masks, constants, y, scale)
     best, lowest = constants, _error(truth - batch(unseen, constants) / scale)
     for _ in range(steps):
-        gram = slopes @ slopes.mT
         diagonal = gram.diagonal(dim1=1, dim2=2)
         ridge = damping[:, None] * diagonal + 1e-9 * diagonal.amax(1, keepdim=True)
         factor, failed = torch.linalg.cholesky_ex(gram + ridge.diag_embed())
-        step = torch.cholesky_solve(slopes @ residual[..., None], factor)[..., 0]
+        step = torch.cholesky_solve(descent, factor)[..., 0]
         proposed = constants + step.where((failed == 0)[:, None], torch.zeros_like(step))
         better = _error(y - batch(masks, proposed) / scale) < error
         constants = torch.where(better[:, None], proposed, constants)
         damping = torch.where(better, damping / 4, damping * 4).clamp(1e-8, 1e6)
         if not better.any():
             continue
-        residual, slopes = _linearised(batch, masks, constants, y, scale)
-        error = _error(residual)
+        error, gram, descent = _linearised(batch, masks, constants, y, scale)
         unseen_error = _error(truth - batch(unseen, constants) / scale)
         best = torch.where((unseen_error < lowest)[:, None], constants, best)
         lowest = torch.minimum(unseen_error, lowest)
@@ -84,13 +83,20 @@ def _finite(form: SymbolicKAN, masks: Tensor) -> bool:
     return True
 
 
-def _linearised(batch: Batch, masks: Tensor, constants: Tensor, y: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Residuals ``[E, N]`` and the derivatives ``[E, P, N]`` of the predictions by each constant."""
-    # A copy of each constant for each mask, so that one backward pass gives every mask's own derivatives.
-    each = constants[..., None].expand(-1, -1, len(masks)).clone().requires_grad_()
-    predicted = batch(masks, each) / scale
-    (slopes,) = torch.autograd.grad(predicted.sum(), each)
-    return y - predicted.detach(), slopes.nan_to_num(0.0, 0.0, 0.0)
+def _linearised(
+    batch: Batch, masks: Tensor, constants: Tensor, y: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean squared residual ``[E]``, the Gauss–Newton matrix ``[E, P, P]`` and half the descent ``[E, P]``."""
+    gram, descent = (constants.new_zeros(*constants.shape, n) for n in (constants.shape[1], 1))
+    residuals = []
+    size = max(_LEAST, _SLICE // constants.numel())
+    for part, true in zip(masks.split(size), y.split(size, 1), strict=True):
+        predicted, slopes = batch.slopes(part, constants)
+        slopes = (slopes / scale[..., None]).nan_to_num(0.0, 0.0, 0.0)
+        residuals.append(true - predicted / scale)
+        gram.baddbmm_(slopes, slopes.mT)
+        descent.baddbmm_(slopes, residuals[-1][..., None])
+    return _error(torch.cat(residuals, 1)), gram, descent
 
 
 def _error(residual: Tensor) -> Tensor:

@@ -151,6 +151,10 @@ def paired(sums: list, q: int) -> list:
     return [*sums[:alone], *(a * b for a, b in zip(sums[alone::2], sums[alone + 1 :: 2], strict=True))]
 
 
+#: Of constants ``[E, P]``: those of a group of edges, or of a layer's biases.
+_Place = tuple[Tensor, Tensor] | tuple[slice, slice]
+
+
 @dataclass(frozen=True)
 class _Group:
     """The edges of one layer, over all networks, that share a template."""
@@ -195,24 +199,47 @@ class Batch:
         self.start = torch.tensor(filled, dtype=torch.float64)
 
     def __call__(self, masks: Tensor, constants: Tensor | None = None) -> Tensor:
-        """``ĝ(σ)`` ``[E, N]`` (fp64) at masks ``[N, m]``, with ``constants`` ``[E, P]`` or ``[E, P, N]``."""
+        """``ĝ(σ)`` ``[E, N]`` (fp64) at masks ``[N, m]``, with ``constants`` ``[E, P]`` in place of ``start``."""
         return self.activations(masks, constants)[-1][:, 0]
 
     def activations(self, masks: Tensor, constants: Tensor | None = None) -> list[Tensor]:
         """What enters each layer, and last the output: ``[E, width, N]`` each."""
         c = self.start if constants is None else constants
-        c = c if c.ndim == 3 else c[..., None]
+        return self._activations(masks, lambda place: c[place][..., None])
+
+    def slopes(self, masks: Tensor, constants: Tensor) -> tuple[Tensor, Tensor]:
+        """``ĝ(σ)`` ``[E, N]`` at masks and its derivatives ``[E, P, N]`` by ``constants`` ``[E, P]``."""
+        places: list[_Place] = []
+        copies: list[Tensor] = []
+
+        def copied(place: _Place) -> Tensor:
+            # One of each constant for each mask, so that one backward pass gives every mask's own derivatives.
+            at = constants[place][..., None]
+            places.append(place)
+            copies.append(at.expand(*at.shape[:-1], len(masks)).requires_grad_())
+            return copies[-1]
+
+        values = self._activations(masks, copied)[-1][:, 0]
+        out = values.new_zeros(*constants.shape, len(masks))
+        found = torch.autograd.grad(values.sum(), copies, allow_unused=True, materialize_grads=True)
+        for place, slopes in zip(places, found, strict=True):
+            out[place] = slopes
+        return values.detach(), out
+
+    def _activations(self, masks: Tensor, given: Callable[[_Place], Tensor]) -> list[Tensor]:
+        """The same with the constants at each place of ``[E, P]`` that ``given`` answers with."""
         h = masks.double().T.expand(len(self.forms), -1, -1)
         out = [h]
         like = self.forms[0]
-        first_bias = c.shape[1] - sum(map(len, like.biases))
+        first_bias = self.start.shape[1] - sum(map(len, like.biases))
         for groups, biases, q in zip(self._layers, like.biases, like.products, strict=True):
             n = len(biases)
-            sums = c[:, first_bias : first_bias + n].expand(-1, -1, h.shape[2]).flatten(0, 1)
+            sums = given((slice(None), slice(first_bias, first_bias + n)))
+            sums = sums.expand(-1, -1, h.shape[2]).flatten(0, 1)
             first_bias += n
             for group in groups:
-                given = [c[group.network, place] for place in group.places]
-                values = group.function(h[group.network, group.node], *given)
+                constants = [given((group.network, place)) for place in group.places]
+                values = group.function(h[group.network, group.node], *constants)
                 sums = sums.index_add(0, group.network * n + group.sum, values.expand(len(group.sum), h.shape[2]))
             h = multiplied(sums.unflatten(0, (-1, n)), q)
             out.append(h)

@@ -90,6 +90,10 @@ def test_a_batch_is_its_networks_and_differentiable_in_every_constant(hand_made,
     again = batch.with_constants(moved)
     torch.testing.assert_close(batch(masks, moved), torch.stack([form(masks) for form in again]))
     assert torch.autograd.gradcheck(lambda c: batch(masks[:4], c), moved.requires_grad_())
+    values, slopes = batch.slopes(masks[:4], moved)
+    torch.testing.assert_close(values, batch(masks[:4], moved))
+    expected = torch.autograd.functional.jacobian(lambda c: batch(masks[:4], c).sum(0), moved)
+    torch.testing.assert_close(slopes, expected.permute(1, 2, 0))
 
 
 def test_the_symbolic_surrogate_follows_its_kan(fitted):
