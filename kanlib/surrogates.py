@@ -7,19 +7,17 @@ scores and draws it.
 
 import copy
 from abc import ABC, abstractmethod
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import repeat
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
+from joblib import Parallel, delayed, parallel_config
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 from tqdm import tqdm
 
@@ -126,11 +124,12 @@ class EachExample(ABC):
         self.level, self.scale = y.mean(1, keepdim=True), y.std(1, keepdim=True)
         targets, truths = (((s.responses.double() - self.level) / self.scale).numpy() for s in (fit, validation))
         x, unseen = fit.masks.numpy(), validation.masks.numpy()
-        # An example a thread: one fit is too small to share.
-        alone = {"initializer": threadpool_limits, "initargs": (1,)}
-        with threadpool_limits(1), ThreadPoolExecutor(torch.get_num_threads(), **alone) as pool:
-            found = pool.map(self.best, repeat(x), targets, repeat(unseen), truths)
-            bar = tqdm(found, f"{type(self).__name__} fits", total=len(y), unit="example", mininterval=1)
+        # An example a process: one fit is too small to share, and in threads scikit-learn's wait for each other.
+        with parallel_config("loky", n_jobs=torch.get_num_threads(), inner_max_num_threads=1):
+            found = Parallel(return_as="generator")(
+                delayed(self.best)(x, target, unseen, truth) for target, truth in zip(targets, truths, strict=True)
+            )
+            bar = tqdm(found, f"{type(self).__name__} fits", len(y), unit="example", mininterval=1)
             self.models = list(bar)
         return self
 
