@@ -24,6 +24,7 @@ from kanlib.references import Subset, subsets
 from kanlib.symbolic import Batch, SymbolicKAN, paired
 
 _MASKS = 2000  # at a time
+_HIGHEST = 4  # order
 _TOP = 10  # coefficients whose signs and places are compared
 
 
@@ -269,11 +270,12 @@ class _Jet:
     def compose(self, function) -> "_Jet":
         """``f(a + n) = Σ_r f^(r)(a) n^r / r!``, where n, without constant part, is nilpotent."""
         nilpotent = _Jet(np.concatenate([[0.0], self.parts[1:]]), self.algebra)
-        derivatives = [float(d(self.parts[0])) for d in _derivatives(function)]
-        out, power = _Jet(np.zeros_like(self.parts), self.algebra) + derivatives[0], None
-        for r, value in enumerate(derivatives[1:], start=1):
-            power = nilpotent if power is None else power * nilpotent
-            out = out + power * (value / factorial(r))
+        out, power = _Jet(np.zeros_like(self.parts), self.algebra) + _value(function, 0, self.parts[0]), nilpotent
+        for r in range(1, _HIGHEST + 1):
+            if not power.parts.any():
+                break
+            out = out + power * (_value(function, r, self.parts[0]) / factorial(r))
+            power = power * nilpotent
         return out
 
 
@@ -291,11 +293,15 @@ def _algebra(m: int, max_order: int) -> tuple[np.ndarray, ...]:
     return tuple(np.array(column) for column in zip(*triples, strict=True))
 
 
+def _value(function, r: int, at: float) -> float:
+    return float(_derivative(function, r)(at))
+
+
 @cache
-def _derivatives(function) -> list:
+def _derivative(function, r: int) -> Callable:
     x = sympy.Symbol("x")
     f = x ** function[1] if isinstance(function, tuple) else getattr(sympy, function)(x)
-    return [sympy.lambdify(x, f.diff(x, r), "numpy") for r in range(5)]
+    return sympy.lambdify(x, f.diff(x, r), "numpy")
 
 
 def _lifted(name: str):
