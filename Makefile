@@ -11,7 +11,7 @@ INSTALLED := .venv/installed
 SNAKEMAKE = snakemake book --rerun-incomplete --cores $(CORES) --quiet host reason rules --config setups="$(SETUPS)"
 
 .DEFAULT_GOAL := help
-.PHONY: help install book record serve test check soak claims claims-all lock clean
+.PHONY: help install book pdf record serve test check soak claims claims-all lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,12 @@ $(INSTALLED): pyproject.toml requirements.lock
 book: $(INSTALLED) ## run SETUPS (default digits_resnet18) and build the book
 	$(SNAKEMAKE)
 	@echo "The book is built: open file://$(CURDIR)/_build/html/index.html, or run make serve"
+
+pdf: book ## print the whole book to _build/book.pdf (needs Chromium)
+	jupyter-book build book --config _config.yml --toc "$(CURDIR)/_build/toc.yml" --path-output _build/single \
+		--builder singlehtml --all --keep-going -q > /dev/null
+	python -m book.pdf
+	@echo "The book is printed: open $(CURDIR)/_build/book.pdf"
 
 record: $(INSTALLED) ## record the responses of SETUPS into data/responses; goes on where it stopped
 	for setup in $(SETUPS); do \

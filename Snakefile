@@ -29,13 +29,13 @@ STAGES = {
         reads=["responses", "surrogates", "scores"],
         writes=["symbolic"],
         modules=["metrics", "splines", "kan", "closed_forms", "edges", "library", "engines", "symbolic", "refit"]
-        + ["shortening", "notation", "interactions"],
+        + ["shortening", "notation", "jets", "interactions"],
     ),
     "04_interactions": dict(
-        reads=["responses", "symbolic"],
+        reads=["responses", "surrogates", "symbolic"],
         writes=["interactions"],
-        modules=["perturbation", "references", "metrics", "closed_forms", "symbolic", "notation", "interactions"]
-        + ["mixer"],
+        modules=["perturbation", "references", "metrics", "splines", "kan", "levenberg_marquardt", "fitting"]
+        + ["closed_forms", "symbolic", "notation", "jets", "interactions", "mixer"],
     ),
 }
 

@@ -86,8 +86,8 @@ def main(setup: str) -> None:
         pearson = at_n.pivot(index="example", columns="surrogate", values="pearson")
         best = pearson[list(PEERS)].mean().idxmax()
         ahead = torch.tensor((pearson["kan"] - pearson[best]).to_list(), dtype=torch.float64)
-        draws = torch.randint(len(ahead), (p.n_bootstrap, len(ahead)), generator=generator(p.seed, "bootstrap"))
-        low, high = metrics.interval(ahead[draws].mean(1))
+        draws = metrics.bootstrap_mean(ahead, p.n_bootstrap, generator(p.seed, "bootstrap"))
+        low, high = metrics.interval(draws)
         rows.append(
             claims.Claim(
                 id=f"{setup}.kan_ahead.{n}",

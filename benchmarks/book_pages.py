@@ -3,23 +3,16 @@
 Needs the book (``make book``) and Chromium (Debian's package ``chromium``, or what ``CHROMIUM`` names).
 """
 
-import http.server
-import os
 import random
 import re
-import shutil
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin, urlparse
 
 import torch
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import BrowserContext, Page, sync_playwright
-from playwright.sync_api import TimeoutError as Waited
+from playwright.sync_api import BrowserContext
 
+from book.browser import opened, settled
 from kanlib import claims, store
 from kanlib.symbolic import SymbolicKAN
 
@@ -27,14 +20,7 @@ SETUP = "digits_resnet18"
 MIXER = f"setups/{SETUP}/04_interactions.html"
 #: Looked at with axe-core: the front page, a chapter with charts, the mixer.
 INSPECTED = ("index.html", f"setups/{SETUP}/02_surrogate.html", MIXER)
-PATIENCE = 180_000  # milliseconds, for a busy machine
-SETTLING = 300  # milliseconds, for what a page asks for late
 PHONE = {"width": 375, "height": 700}
-# Not our pages' business: what Chromium itself asks its makers.
-QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-# Machines without a display have neither a GPU nor, in a container, much shared memory.
-HEADLESS = ["--disable-gpu", "--disable-dev-shm-usage"]
-
 # What a page should show and does not, in words.
 _EMPTY = """() => [
     ["chart", ".vega-chart", "svg .mark-group path"],
@@ -43,32 +29,6 @@ _EMPTY = """() => [
 ].flatMap(([kind, outer, inner]) =>
     [...document.querySelectorAll(outer)].filter((box) => !box.querySelector(inner))
         .map((box) => `${kind}: ${box.textContent.slice(0, 80)}`))"""
-
-
-def chromium() -> str | None:
-    """Where Chromium is."""
-    return os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-
-
-@contextmanager
-def opened(html: Path) -> Iterator[tuple[BrowserContext, str]]:
-    """A browser, and the address on localhost where the book is."""
-    handler = partial(_Silent, directory=str(html))
-    with http.server.ThreadingHTTPServer(("localhost", 0), handler) as server, sync_playwright() as play:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        # Chromium refuses to sandbox what root runs.
-        options = [*QUIET, *HEADLESS, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
-        browser = play.chromium.launch(executable_path=chromium(), args=options)
-        context = browser.new_context()
-        context.set_default_timeout(PATIENCE)
-        yield context, f"http://localhost:{server.server_port}/"
-        browser.close()
-        server.shutdown()
-
-
-class _Silent(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 def pages(html: Path) -> list[str]:
@@ -98,17 +58,6 @@ def looked_at(browser: BrowserContext, address: str) -> dict[str, list[str]]:
     found["empty"] = page.evaluate(_EMPTY)
     page.close()
     return found
-
-
-def settled(page: Page) -> None:
-    """Wait until charts are drawn and formulas are set, or until half a minute has passed in vain."""
-    drawn = """() => [...document.querySelectorAll(".vega-chart")].every((c) => c.querySelector("svg"))
-        && [...document.querySelectorAll(".math")].every((f) => f.querySelector("mjx-container"))"""
-    try:
-        page.wait_for_function(drawn, timeout=PATIENCE // 6)
-    except Waited:
-        return  # looked_at says what is missing
-    page.wait_for_timeout(SETTLING)
 
 
 def mixer_error(browser: BrowserContext, address: str, forms: list[SymbolicKAN], n: int = 20) -> float:

@@ -55,13 +55,12 @@ def main() -> None:
     can = flipped.any(1)
     share = {name: flipped.gather(1, s.argmin(1, keepdim=True))[can, 0].double() for name, s in scores.items()}
     share["chance"] = flipped[can].double().mean(1)
-    draws = torch.randint(int(can.sum()), (2000, int(can.sum())), generator=generator(0, "bootstrap"))
     rows = []
     for name, values in share.items():
-        low, high = metrics.interval(values[draws].mean(1))
+        low, high = metrics.interval(metrics.bootstrap_mean(values, 2000, generator(0, "bootstrap")))
         rows.append((f"interactions.flip_share.{name}", WORDS[name], values, low, high))
     ahead = share["form"] - share["coar"]
-    low, high = metrics.interval(ahead[draws].mean(1))
+    low, high = metrics.interval(metrics.bootstrap_mean(ahead, 2000, generator(0, "bootstrap")))
     rows.append(
         (
             "interactions.flip_share_minus_coar",

@@ -40,9 +40,8 @@ def main(setup: str = "digits_resnet18") -> None:
             reliability = of_order["reliability"].mean()
             for measure, column, aim in (("spearman", "spearman", TARGETS[r]), ("sign_top10", "signs", SIGNS)):
                 values = torch.tensor(of_order[column].to_list(), dtype=torch.float64)
-                source = generator(p.seed, "bootstrap")
-                draws = torch.randint(len(values), (2000, len(values)), generator=source)
-                low, high = metrics.interval(values[draws].mean(1))
+                draws = metrics.bootstrap_mean(values, 2000, generator(p.seed, "bootstrap"))
+                low, high = metrics.interval(draws)
                 met = reliability <= RELIABLE or values.mean() >= aim
                 what = "Spearman" if measure == "spearman" else "Sign agreement of the ten largest"
                 rows.append(

@@ -10,7 +10,7 @@ from kanlib.symbolic import SymbolicKAN
 #: Of these a chapter of the book shows a few examples and one member; what is claimed of them is of more.
 EXAMPLES = {"cifar10_resnet18": 12, "imagenet_deit_tiny": 12}
 ENSEMBLES = {
-    "cifar10_resnet18": {"members": 4, "finalists": 4},
+    "cifar10_resnet18": {"members": 4, "finalists": 4, "restarts": 3},
     "imagenet_deit_tiny": {"members": 4, "finalists": 4, "restarts": 4},
 }
 PEERS = ["linear", "cubic", "trees", "mlp"]

@@ -2,10 +2,10 @@
 
 The paper's way is a KAN fitted by pykan's LBFGS whose edges are then replaced by genetic programming. The paper
 uses PySR for that; where Julia is missing Operon stands in for it, and the row says so. pykan is slow, so its rows
-are of the first examples only, and their number stands beside them. Ours are the KAN of the setup and its short
-closed form; where the KAN is a mean of several members, the closed form is that of a KAN of one. Other surrogates
-stand beside them. All meet the same masks. ``python -m benchmarks.table <setup> …`` leaves rows of other setups
-as they are; ``<setup>:<gate site>`` those of the other site as well.
+are of the first examples only, and their number stands beside them; a row of ours is of the same ones. Ours are
+the KAN of the setup and its short closed form; where the KAN is a mean of several members, the closed form is that
+of a KAN of one. Other surrogates stand beside them. All meet the same masks. ``python -m benchmarks.table
+<setup> …`` leaves rows of other setups as they are; ``<setup>:<gate site>`` those of the other site as well.
 """
 
 import json
@@ -33,6 +33,7 @@ PEERS = ("cubic", "trees", "mlp")
 METHODS = {
     "linear": "COAR (linear)",
     "pykan": "KAN, pykan",
+    "beside": "KAN, ours, the same examples",
     "kan": "KAN, ours",
     "programmed": "KAN, pykan, then genetic programming ({engine})",
     "short": "symbolic, ours",
@@ -69,6 +70,7 @@ def predictions(p: Surrogate, recorded: store.Artifact) -> dict[str, Tensor]:
     out["short"] = Batch(shortened(Symbolic.from_setup(p.setup), kan, recorded))(test.masks)
     kans, _ = pykan_fits.fitted(fit.masks, fit.responses[:PYKAN_EXAMPLES], CORES, **PYKAN)
     out["pykan"] = torch.cat([kan(test.masks) for kan in kans])
+    out["beside"] = out["kan"][:PYKAN_EXAMPLES]
     programmed = [shortening.symbolic_kans(kan, fit.masks, backend=engine())[0] for kan in kans]
     out["programmed"] = Batch(programmed)(test.masks)
     return {name: out[name].double() for name in METHODS}

@@ -44,6 +44,7 @@ def fit(
     members: int = 1,
     iterations: int = 24,
     seed: int = 0,
+    progress: bool = True,
 ) -> Fit:
     """Minimise equation 2, ``mean_i (g(σ_i; θ) − y_i)² / var(y) + penalty·roughness(θ)``, for all examples.
 
@@ -68,6 +69,7 @@ def fit(
         members: how many of the finalists are averaged.
         iterations: Levenberg–Marquardt steps at most.
         seed: of the random starts.
+        progress: whether a bar shows it.
 
     Raises:
         BadInputError: responses that are constant or not finite (the example is named), or shapes that differ.
@@ -96,7 +98,8 @@ def fit(
     example = torch.arange(len(y), device=x.device).repeat_interleave(len(choices))
     finalists = min(max(finalists, members), len(choices))
     grids: tuple[Tensor, ...] = ()
-    with tqdm(total=len(y) * (len(choices) + finalists), desc="KAN fits", unit="search", mininterval=1) as bar:
+    total, shown = len(y) * (len(choices) + finalists), {"desc": "KAN fits", "unit": "search", "mininterval": 1}
+    with tqdm(total=total, disable=not progress, **shown) as bar:
         for problem, kept in ((coarse, finalists), (every, min(members, finalists))):
             penalty = x.new_tensor([p for p, _ in choices])[choice]
             steps = max(1, iterations // 2)

@@ -1,30 +1,29 @@
 """Algorithm 3: interaction coefficients, mixed partial derivatives of the closed form at σ = 0.
 
-A mixed partial over *different* components needs no derivative twice in the same direction. So the
-expression is evaluated once in numbers ``a + Σ_S c_S ε_S`` with ``ε_j² = 0``, truncated at order k: the
-coefficient ``c_S`` that comes out is ``L_S``, exactly, for all subsets at once.
+All of them at once, exactly, see :mod:`kanlib.jets`. How far they are from the network's own derivatives, and how
+far chance alone moves them.
 """
 
-from collections.abc import Callable, Sequence
-from functools import cache
-from itertools import combinations
-from math import factorial
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import sympy
 import torch
+from scipy import stats
 from torch import Tensor
+from tqdm import tqdm
 
-from kanlib import metrics, perturbation, references
-from kanlib.closed_forms import ClosedForm, X, constants
+from kanlib import fitting, metrics, perturbation, references
 from kanlib.errors import BadInputError
+from kanlib.jets import FUNCTIONS, Jet, lifted, units
 from kanlib.kan import KAN
 from kanlib.references import Subset, subsets
+from kanlib.setups import generator
 from kanlib.symbolic import Batch, SymbolicKAN, paired
 
 _MASKS = 2000  # at a time
-_HIGHEST = 4  # order
+_NUMBERS = 2**23  # in the derivatives of KANs at a time
 _TOP = 10  # coefficients whose signs and places are compared
 
 
@@ -45,9 +44,9 @@ def coefficients(
         BadInputError: ``max_order`` out of range, or ĝ has no finite derivative at 0.
     """
     index = subsets(len(symbols), max_order)
-    function = sympy.lambdify(symbols, expression, modules=[_FUNCTIONS, "math"], cse=True)
+    function = sympy.lambdify(symbols, expression, modules=[FUNCTIONS, "math"], cse=True)
     with np.errstate(all="ignore"):
-        return index, _read(function(*_units(len(symbols), max_order)), index)
+        return index, _read(function(*units(len(symbols), max_order)), index)
 
 
 def of_network(form: SymbolicKAN, max_order: int = 3) -> tuple[list[Subset], Tensor]:
@@ -56,16 +55,34 @@ def of_network(form: SymbolicKAN, max_order: int = 3) -> tuple[list[Subset], Ten
     Written out as one expression, a form of three layers has every node of the first in it as often as later
     edges have their variable; so it is never written out.
     """
-    nodes = _units(len(form.symbols), max_order)
+    nodes = units(len(form.symbols), max_order)
     index = subsets(len(nodes), max_order)
     with np.errstate(all="ignore"):
         for edges, biases, q in zip(form.edges, form.biases, form.products, strict=True):
-            sums = [
-                sum((_edge(row[o])(h, *row[o].constants) for row, h in zip(edges, nodes, strict=True)), bias)
-                for o, bias in enumerate(biases)
-            ]
+            sums = list(biases)
+            for row, h in zip(edges, nodes, strict=True):
+                for o, edge in enumerate(row):
+                    sums[o] += lifted(edge.template, len(edge.constants))(h, *edge.constants)
             nodes = paired(sums, q)
         return index, _read(nodes[0], index)
+
+
+def of_kan(kan: KAN, max_order: int = 3, masks: Tensor | None = None) -> tuple[list[Subset], Tensor]:
+    """The same of E KANs, ``[E, n_S]`` (fp64), from their splines' own derivatives.
+
+    Args:
+        kan: E networks.
+        max_order: the highest order, at most 3 and at most the number of components.
+        masks: where derivatives are averaged, ``[N, m]``; ``None``: at σ = 0 alone.
+    """
+    m, like = kan.widths[0], kan.bias
+    index = subsets(m, max_order)
+    masks = torch.zeros(1, m) if masks is None else masks
+    total = torch.zeros(len(like), len(index), dtype=torch.float64)
+    for part in masks.to(like).split(max(1, _NUMBERS // (len(like) * m**max_order))):
+        parts = [derivative.sum(1).double().cpu() for derivative in kan.derivatives(part, max_order)]
+        total += torch.stack([parts[len(subset)][(slice(None), *subset)] for subset in index], 1)
+    return index, total / len(masks)
 
 
 def derivative_errors(forms: Sequence[SymbolicKAN], kan: KAN, max_order: int = 3) -> dict[int, float]:
@@ -78,17 +95,15 @@ def derivative_errors(forms: Sequence[SymbolicKAN], kan: KAN, max_order: int = 3
         kan: the E networks that they stand for.
         max_order: the highest order, at most 3 and at most the number of components.
     """
-    m = kan.widths[0]
-    zero = torch.zeros(1, m, dtype=kan.bias.dtype, device=kan.bias.device)
-    exact = kan.derivatives(zero, max_order)
+    index, exact = of_kan(kan, max_order)
+    orders = torch.tensor([len(s) for s in index])
     errors: dict[int, list[Tensor]] = {r: [] for r in range(1, max_order + 1)}
-    for e, form in enumerate(forms):
-        index, values = of_network(form, max_order)
+    for form, of_example in zip(forms, exact, strict=True):
+        _, values = of_network(form, max_order)
         for r, found in errors.items():
-            of_order = [i for i, subset in enumerate(index) if len(subset) == r]
-            true = torch.stack([exact[r][e, 0][index[i]] for i in of_order]).double().cpu()
+            one, true = values[orders == r], of_example[orders == r]
             large = true.abs() > 0.05 * true.abs().max()
-            found.append(((values[of_order] - true).abs() / true.abs())[large])
+            found.append(((one - true).abs() / true.abs())[large])
     return {r: torch.cat(found).median().item() for r, found in errors.items()}
 
 
@@ -117,11 +132,10 @@ def gradients(forms: Sequence[SymbolicKAN], masks: Tensor) -> Tensor:
     """``∂ĝ(σ)/∂σ`` of E closed forms at masks ``[N, m]``: ``[E, N, m]`` (fp64)."""
     batch, rows = Batch(forms), []
     for part in masks.double().split(_MASKS):
-        at = part.clone().requires_grad_()
+        at = part.expand(len(forms), -1, -1).clone().requires_grad_()
         # Where every edge is a constant there is nothing to go back through.
-        responses = batch(at) + 0 * at.sum()
-        slopes = [torch.autograd.grad(values.sum(), at, retain_graph=True)[0] for values in responses]
-        rows.append(torch.stack(slopes))
+        total = (batch(at) + 0 * at.sum(2)).sum()
+        rows.append(torch.autograd.grad(total, at)[0])
     return torch.cat(rows, 1)
 
 
@@ -189,28 +203,83 @@ def fidelity(found: Tensor, reference: Tensor, index: Sequence[Subset]) -> pd.Da
     return pd.concat(rows, ignore_index=True)
 
 
-def _units(m: int, max_order: int) -> list["_Jet"]:
-    """σ_1 … σ_m at 0."""
-    algebra = _algebra(m, max_order)
-    return [_Jet(row, algebra) for row in np.eye(1 + len(subsets(m, max_order)))[1 : 1 + m]]
-
-
-def _edge(form: ClosedForm) -> Callable:
-    return _lifted_template(form.template, len(form.constants))
-
-
-@cache
-def _lifted_template(template: sympy.Expr, n_constants: int) -> Callable:
-    """``f(x, c_0, c_1, …)`` where x may be a :class:`_Jet`."""
-    return sympy.lambdify([X, *constants(n_constants)], template, modules=[_FUNCTIONS, "math"], cse=True)
-
-
-def _read(value: "_Jet | float", index: Sequence[Subset]) -> Tensor:
-    jet = value.parts[1:] if isinstance(value, _Jet) else np.zeros(len(index))
+def _read(value: Jet | float, index: Sequence[Subset]) -> Tensor:
+    jet = value.parts[1:] if isinstance(value, Jet) else np.zeros(len(index))
     if not np.isfinite(jet).all():
         worst = index[int(np.flatnonzero(~np.isfinite(jet))[0])]
         raise BadInputError(f"the derivative over components {worst} is not finite at 0; refit the closed form.")
     return torch.from_numpy(jet.copy())
+
+
+def refitted(
+    x: Tensor, y: Tensor, x_validation: Tensor, y_validation: Tensor, *, n: int = 10, seed: int = 0, **options
+) -> list[KAN]:
+    """KANs fitted anew to ``n`` bootstrap resamples of the fit masks, each of them E networks.
+
+    Each starts elsewhere, too: what they differ by is all that chance has a part in, the masks that were drawn and
+    where the search ended. It is no measure of what every such KAN gets wrong.
+
+    Args:
+        x: fit masks ``[N, m]``.
+        y: responses ``[E, N]``.
+        x_validation: ``[V, m]``.
+        y_validation: ``[E, V]``.
+        n: how many resamples.
+        seed: of resamples and starts.
+        options: see :func:`kanlib.fitting.fit`.
+    """
+    kans = []
+    for b in tqdm(range(n), "resamples", unit="fit", mininterval=1):
+        drawn = torch.randint(len(x), (len(x),), generator=generator(seed, "resample", b))
+        again = x[drawn], y[:, drawn], x_validation, y_validation
+        kans.append(fitting.fit(*again, seed=seed + 1 + b, progress=False, **options).kan)
+    return kans
+
+
+def significance(values: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
+    """How sure coefficients are: standard errors, and p-values of their being 0, both ``[E, n_S]``.
+
+    Student's t with as many degrees of freedom as there are resamples less one, corrected for how many
+    coefficients an example has (Benjamini and Hochberg: of those called significant at p ≤ q, at most a share of q
+    is false, on average).
+
+    Args:
+        values: coefficients ``[E, n_S]``.
+        samples: the same of :func:`refitted` KANs, ``[n, E, n_S]``.
+    """
+    error = samples.std(0)
+    ratio = (values.double().abs() / error).nan_to_num(0.0)
+    p = 2 * stats.t.sf(ratio.numpy(), len(samples) - 1)
+    return error, torch.from_numpy(stats.false_discovery_control(p, axis=1))
+
+
+def certainty(values: Tensor, samples: Tensor, index: Sequence[Subset], level: float = 0.05) -> pd.DataFrame:
+    """What :func:`significance` finds, a row for each order.
+
+    Columns: ``coefficients`` of all examples, their median ``standard error / mean |L|``, and the share of them
+    that are ``significant`` at this level.
+
+    Args:
+        values: coefficients ``[E, n_S]``.
+        samples: of refitted KANs, ``[n, E, n_S']``, of the first subsets.
+        index: the subsets.
+        level: expected share of false ones among those called significant.
+    """
+    values = values[:, : samples.shape[2]]
+    error, doubt = significance(values, samples)
+    orders = torch.tensor([len(s) for s in index[: samples.shape[2]]])
+    rows = []
+    for r in orders.unique().tolist():
+        found, spread, p = (v[:, orders == r] for v in (values, error, doubt))
+        rows.append(
+            {
+                "order": r,
+                "coefficients": found.numel(),
+                "standard error / mean |L|": (spread.median() / found.abs().mean()).item(),
+                "significant": (p <= level).double().mean().item(),
+            }
+        )
+    return pd.DataFrame(rows).set_index("order")
 
 
 def pair_matrix(index: Sequence[Subset], values: Tensor, m: int) -> Tensor:
@@ -221,91 +290,3 @@ def pair_matrix(index: Sequence[Subset], values: Tensor, m: int) -> Tensor:
             i, j = subset
             matrix[i, j] = matrix[j, i] = values[position]
     return matrix
-
-
-class _Jet:
-    """``Σ_S parts_S ε_S`` over subsets S of at most k directions, the empty one first."""
-
-    __slots__ = ("algebra", "parts")
-
-    def __init__(self, parts: np.ndarray, algebra: tuple[np.ndarray, ...]):
-        self.parts = parts
-        self.algebra = algebra
-
-    def __add__(self, other):
-        if isinstance(other, _Jet):
-            return _Jet(self.parts + other.parts, self.algebra)
-        parts = self.parts.copy()
-        parts[0] += other
-        return _Jet(parts, self.algebra)
-
-    def __mul__(self, other):
-        if not isinstance(other, _Jet):
-            return _Jet(self.parts * float(other), self.algebra)
-        left, right, product = self.algebra
-        terms = self.parts[left] * other.parts[right]
-        return _Jet(np.bincount(product, weights=terms, minlength=len(self.parts)), self.algebra)
-
-    def __pow__(self, exponent):
-        return self.compose(("pow", exponent))
-
-    def __rtruediv__(self, other):
-        return self**-1 * other
-
-    def __truediv__(self, other):
-        return self * (other**-1 if isinstance(other, _Jet) else 1 / other)
-
-    def __neg__(self):
-        return self * -1
-
-    def __sub__(self, other):
-        return self + -other
-
-    def __rsub__(self, other):
-        return -self + other
-
-    __radd__ = __add__
-    __rmul__ = __mul__
-
-    def compose(self, function) -> "_Jet":
-        """``f(a + n) = Σ_r f^(r)(a) n^r / r!``, where n, without constant part, is nilpotent."""
-        nilpotent = _Jet(np.concatenate([[0.0], self.parts[1:]]), self.algebra)
-        out, power = _Jet(np.zeros_like(self.parts), self.algebra) + _value(function, 0, self.parts[0]), nilpotent
-        for r in range(1, _HIGHEST + 1):
-            if not power.parts.any():
-                break
-            out = out + power * (_value(function, r, self.parts[0]) / factorial(r))
-            power = power * nilpotent
-        return out
-
-
-@cache
-def _algebra(m: int, max_order: int) -> tuple[np.ndarray, ...]:
-    """Which pairs of disjoint subsets multiply into which: three index arrays."""
-    index = [(), *subsets(m, max_order)]
-    position = {s: i for i, s in enumerate(index)}
-    triples = [
-        (position[a], position[tuple(x for x in s if x not in a)], i)
-        for i, s in enumerate(index)
-        for r in range(len(s) + 1)
-        for a in combinations(s, r)
-    ]
-    return tuple(np.array(column) for column in zip(*triples, strict=True))
-
-
-def _value(function, r: int, at: float) -> float:
-    return float(_derivative(function, r)(at))
-
-
-@cache
-def _derivative(function, r: int) -> Callable:
-    x = sympy.Symbol("x")
-    f = x ** function[1] if isinstance(function, tuple) else getattr(sympy, function)(x)
-    return sympy.lambdify(x, f.diff(x, r), "numpy")
-
-
-def _lifted(name: str):
-    return lambda z: z.compose(name) if isinstance(z, _Jet) else getattr(np, name)(z)
-
-
-_FUNCTIONS = {name: _lifted(name) for name in ("exp", "log", "sin", "cos", "tanh", "sqrt")}

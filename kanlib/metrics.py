@@ -112,6 +112,11 @@ def bootstrap_pearson(predicted: Tensor, true: Tensor, n: int, source: torch.Gen
     return r.gather(-2, chosen.expand_as(r)).mean(-2)
 
 
+def bootstrap_mean(values: Tensor, n: int, source: torch.Generator) -> Tensor:
+    """Mean of ``values`` ``[E]`` in ``n`` resamples of the examples, ``[n]``."""
+    return values[torch.randint(len(values), (n, len(values)), generator=source)].mean(1)
+
+
 def interval(samples: Tensor, level: float = 0.95) -> tuple[float, float]:
     """Central percentile interval of bootstrap ``samples`` ``[n]``."""
     tail = (1 - level) / 2

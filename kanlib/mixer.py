@@ -1,17 +1,21 @@
-"""The component mixer: sliders for σ on a page without a kernel, where the reader's browser evaluates ĝ."""
+"""The component mixer: sliders for σ, on a page without a kernel or in a running notebook."""
 
 import json
 from collections.abc import Sequence
 
+import ipywidgets as widgets
+import torch
 from IPython.display import HTML
 from sklearn.linear_model import LinearRegression
 
+from kanlib.networks import Live
 from kanlib.notation import vega
 from kanlib.store import Artifact
 from kanlib.symbolic import SymbolicKAN
 
 _RECORDED = 500  # test masks that go with the page
 _DIGITS = 3  # of those masks and responses, after the point
+_REACH = 2.0  # of a slider, to either side
 
 
 def panel(forms: Sequence[SymbolicKAN], recorded: Artifact) -> HTML:
@@ -50,3 +54,30 @@ def panel(forms: Sequence[SymbolicKAN], recorded: Artifact) -> HTML:
         f'<div class="mixer"><script type="application/json">{text}</script>'
         "<p>In the built book there are sliders here.</p></div>"
     )
+
+
+def live(forms: Sequence[SymbolicKAN], network: Live) -> widgets.VBox:
+    """Sliders for a running notebook, where the network itself answers beside the closed form.
+
+    Args:
+        forms: closed forms of all examples.
+        network: what they are of; a recording answers to recorded masks only, so it is refused.
+
+    Raises:
+        BadInputError: the network is a recording.
+    """
+    names = [(f"{e + 1}: {label}", e) for e, label in enumerate(network.label_names)]
+    example = widgets.Dropdown(options=names, description="example")
+    settings = {"min": -_REACH, "max": _REACH, "step": 0.05, "continuous_update": False}
+    sliders = [widgets.FloatSlider(description=name, **settings) for name in network.names]
+    answer = widgets.HTML()
+
+    def ask(_: dict | None = None) -> None:
+        e, sigma = example.value, torch.tensor([[slider.value for slider in sliders]])
+        true = network.responses("mixer", sigma, first=e + 1)[0][e].item()
+        answer.value = f"closed form {forms[e](sigma).item():.3f}, network {true:.3f}"
+
+    ask()
+    for control in (example, *sliders):
+        control.observe(ask, "value")
+    return widgets.VBox([example, *sliders, answer])

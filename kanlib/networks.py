@@ -45,9 +45,7 @@ def compared(p: Perturbation, masks: Mapping[str, Tensor], responses: Mapping[st
         return "Nothing was recorded of this setup, so there is nothing to compare with."
     try:
         frozen = Frozen(p)
-        pairs = [
-            (responses[split], frozen.responses(split, sigma)[0]) for split, sigma in masks.items() if len(sigma)
-        ]
+        pairs = [(live, frozen.responses(split, masks[split])[0]) for split, live in responses.items()]
     except BadInputError as error:
         return f"The recording cannot be compared with this run: {error}"
     worst = max(float(((live - kept).abs().amax(1) / kept.std(1)).max()) for live, kept in pairs)

@@ -199,7 +199,10 @@ class Batch:
         self.start = torch.tensor(filled, dtype=torch.float64)
 
     def __call__(self, masks: Tensor, constants: Tensor | None = None) -> Tensor:
-        """``ĝ(σ)`` ``[E, N]`` (fp64) at masks ``[N, m]``, with ``constants`` ``[E, P]`` in place of ``start``."""
+        """``ĝ(σ)`` ``[E, N]`` (fp64), with ``constants`` ``[E, P]`` in place of ``start``.
+
+        At masks ``[N, m]``, or each network at its own, ``[E, N, m]``.
+        """
         return self.activations(masks, constants)[-1][:, 0]
 
     def activations(self, masks: Tensor, constants: Tensor | None = None) -> list[Tensor]:
@@ -228,7 +231,7 @@ class Batch:
 
     def _activations(self, masks: Tensor, given: Callable[[_Place], Tensor]) -> list[Tensor]:
         """The same with the constants at each place of ``[E, P]`` that ``given`` answers with."""
-        h = masks.double().T.expand(len(self.forms), -1, -1)
+        h = masks.double().mT.expand(len(self.forms), *masks.mT.shape[-2:])
         out = [h]
         like = self.forms[0]
         first_bias = self.start.shape[1] - sum(map(len, like.biases))

@@ -5,11 +5,12 @@ import pytest
 from kanlib import store
 from kanlib.symbolic import SymbolicKAN
 
+browser = pytest.importorskip("book.browser", reason="needs playwright (the extra dev)")
 book_pages = pytest.importorskip("benchmarks.book_pages", reason="needs playwright (the extra dev)")
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not book_pages.chromium(), reason="needs Chromium: install Debian's package chromium"),
+    pytest.mark.skipif(not browser.chromium(), reason="needs Chromium: install Debian's package chromium"),
 ]
 
 
@@ -20,13 +21,13 @@ def html(project):
 
 @pytest.fixture(scope="module")
 def site(html):
-    with book_pages.opened(html) as opened:
+    with browser.opened(html) as opened:
         yield opened
 
 
 def test_every_page_draws_and_asks_nobody_else(html, site):
-    browser, base = site
-    wrong = {name: book_pages.looked_at(browser, base + name) for name in book_pages.pages(html)}
+    context, base = site
+    wrong = {name: book_pages.looked_at(context, base + name) for name in book_pages.pages(html)}
     assert len(wrong) > 10
     assert {name: found for name, found in wrong.items() if any(found.values())} == {}
 
@@ -38,29 +39,29 @@ def test_pages_work_from_disk(html, site, name):
 
 
 def test_the_mixer_shows_what_the_expression_says(project, site):
-    browser, base = site
+    context, base = site
     closed = store.load(project / "_artifacts" / book_pages.SETUP / "symbolic.json")
     forms = [SymbolicKAN.from_json(value) for value in closed["short"]]
-    assert book_pages.mixer_error(browser, base + book_pages.MIXER, forms) <= 1e-9
+    assert book_pages.mixer_error(context, base + book_pages.MIXER, forms) <= 1e-9
     # A form with other constants is told apart.
     others = [SymbolicKAN(f.edges, f.products, [[b + 1e-3 for b in of] for of in f.biases]) for f in forms]
-    assert book_pages.mixer_error(browser, base + book_pages.MIXER, others) > 1e-9
+    assert book_pages.mixer_error(context, base + book_pages.MIXER, others) > 1e-9
 
 
 def test_the_mixer_answers_to_keys(site):
-    browser, base = site
-    assert book_pages.mixer_answers_keys(browser, base + book_pages.MIXER)
+    context, base = site
+    assert book_pages.mixer_answers_keys(context, base + book_pages.MIXER)
 
 
 @pytest.mark.parametrize("name", book_pages.INSPECTED)
 def test_pages_are_accessible(site, name):
-    browser, base = site
-    assert book_pages.violations(browser, base + name) == []
+    context, base = site
+    assert book_pages.violations(context, base + name) == []
 
 
 def test_no_page_scrolls_sideways_on_a_phone(html, site):
-    browser, base = site
-    assert [name for name in book_pages.pages(html) if book_pages.too_wide(browser, base + name)] == []
+    context, base = site
+    assert [name for name in book_pages.pages(html) if book_pages.too_wide(context, base + name)] == []
 
 
 def test_every_internal_link_leads_somewhere(html):

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import sympy
 import torch
+from sklearn.linear_model import LinearRegression
 
+from kanlib import fitting, interactions, perturbation, references
 from kanlib.closed_forms import X
 from kanlib.errors import BadInputError
 from kanlib.interactions import (
@@ -238,3 +240,106 @@ def test_fidelity_stops_where_the_reference_does():
     index = subsets(4, 3)
     table = fidelity(torch.ones(1, len(index)), torch.arange(4.0)[None], index)
     assert table["order"].tolist() == [1]
+
+
+def test_what_was_planted_is_significant_and_what_was_not_is_not():
+    source = torch.Generator().manual_seed(0)
+    x, v = torch.randn(600, 4, generator=source), torch.randn(200, 4, generator=source)
+
+    def true(s):
+        return torch.stack([2 * s[:, 0] + 3 * s[:, 1] * s[:, 2], s[:, 3] - 2 * s[:, 0] * s[:, 3]])
+
+    noise = [0.1 * torch.randn(2, len(s), generator=source) for s in (x, v)]
+    fit = x, true(x) + noise[0], v, true(v) + noise[1]
+    options = {"hidden": [4], "grid": 3, "restarts": 1, "finalists": 1, "iterations": 30}
+    index, values = interactions.of_kan(fitting.fit(*fit, **options).kan, 2)
+    before = torch.get_rng_state()
+    kans = interactions.refitted(*fit, n=12, **options)
+    assert torch.equal(before, torch.get_rng_state())
+    samples = torch.stack([interactions.of_kan(kan, 2)[1] for kan in kans])
+    _, doubt = interactions.significance(values, samples)
+    for e, planted in enumerate([{(0,): 2, (1, 2): 3}, {(3,): 1, (0, 3): -2}]):
+        for i, subset in enumerate(index):
+            if subset in planted:
+                assert doubt[e, i] < 0.05
+                assert values[e, i].item() == pytest.approx(planted[subset], rel=0.2)
+        others = [i for i, subset in enumerate(index) if subset not in planted]
+        assert (doubt[e, others] < 0.05).double().mean() <= 0.25
+    table = interactions.certainty(values, samples, index)
+    assert table.index.tolist() == [1, 2]
+    assert table["coefficients"].tolist() == [8, 12]
+    assert table.loc[2, "significant"] == (doubt[:, 4:] <= 0.05).double().mean().item()
+    again = interactions.refitted(*fit, n=2, **options)
+    assert all(
+        torch.equal(a, b)
+        for one, kan in zip(again, kans, strict=False)
+        for a, b in zip(one.coefs, kan.coefs, strict=True)
+    )
+
+
+def test_derivatives_of_kans_over_masks_are_what_autograd_averages(fitted):
+    index, found = interactions.of_kan(fitted.kan, 3, fitted.test)
+    kan, masks = fitted.kan, fitted.test.double()
+
+    def derivative(e, subset):
+        at = masks.clone().requires_grad_()
+        values = kan(at.to(kan.bias))[e]
+        for j in subset:
+            values = torch.autograd.grad(values.sum(), at, create_graph=True)[0][:, j]
+        return values.mean().item()
+
+    for e in range(len(found)):
+        for i, subset in enumerate(index[:6]):
+            assert found[e, i].item() == pytest.approx(derivative(e, subset), rel=1e-3, abs=1e-3), subset
+
+
+def test_a_coefficient_that_never_moves_is_sure_and_one_that_is_always_zero_is_not():
+    values = torch.tensor([[2.0, 0.0]], dtype=torch.float64)
+    error, doubt = interactions.significance(values, values.expand(5, 1, 2))
+    assert error.tolist() == [[0, 0]]
+    assert doubt[0, 0] == 0
+    assert doubt[0, 1] == 1
+
+
+class Branches(torch.nn.Module):
+    """Three branches side by side, and what becomes of them."""
+
+    def __init__(self, combine):
+        super().__init__()
+        self.a, self.b, self.c = (torch.nn.Linear(2, 2, bias=False) for _ in range(3))
+        for branch, weights in zip((self.a, self.b, self.c), ((1.0, -0.5), (0.8, 0.3), (-0.7, 0.4)), strict=True):
+            branch.weight.data = torch.diag(torch.tensor(weights))
+        self.combine = combine
+
+    def forward(self, x):
+        return self.combine(self.a(x), self.b(x), self.c(x))
+
+
+REDUCTIONS = {
+    "linear": (lambda a, b, c: a + b + c, {(0,), (1,), (2,)}),
+    "additive": (lambda a, b, c: a.tanh() + b.square() + c, {(0,), (1,), (2,)}),
+    "product": (lambda a, b, c: c - 2 * a * b, {(0,), (1,), (2,), (0, 1)}),
+    "triple": (lambda a, b, c: 3 * a * b * c, set(subsets(3, 3))),
+}
+
+
+@pytest.mark.parametrize("kind", REDUCTIONS)
+def test_a_network_that_is_known_has_the_interactions_that_it_must_have(kind):
+    """Gates, responses, KAN and derivatives together: what adds up has no interactions, what multiplies has."""
+    combine, present = REDUCTIONS[kind]
+    model, x, label = Branches(combine).eval(), torch.tensor([[1.0, 1.5]]), torch.tensor([0])
+    asked = {"site": "output", "output_function": "margin"}
+    data = []
+    for split, n in (("fit", 800), ("validation", 200)):
+        masks = perturbation.masks(n, 3, 1.0, 0, split)
+        y, _ = perturbation.responses(model, ["a", "b", "c"], x, label, masks, **asked)
+        data += [masks.double(), y.double()]
+    exact = references.local_derivatives(model, ["a", "b", "c"], x, label, max_order=3, **asked)[0]
+    kan = fitting.fit(*data, hidden=[6], order=5, penalties=[1e-7], finalists=3, iterations=60).kan
+    index, (found,) = interactions.of_kan(kan, 3)
+    scale = exact.abs().max()
+    assert {s for s, value in zip(index, exact, strict=True) if value.abs() > 1e-4 * scale} == present
+    torch.testing.assert_close(found / scale, exact.double() / scale, rtol=0, atol=0.03)
+    if kind == "linear":
+        coar = LinearRegression().fit(data[0].numpy(), data[1][0].numpy()).coef_
+        np.testing.assert_allclose(found[:3], coar, atol=0.03 * scale.item())

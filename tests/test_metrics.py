@@ -121,6 +121,15 @@ def test_an_interval_is_the_central_percentiles():
     assert metrics.interval(torch.arange(201.0)) == pytest.approx((5, 195))
 
 
+def test_resampled_means_spread_as_a_mean_does():
+    values = torch.randn(60, generator=source(0), dtype=torch.float64)
+    draws = metrics.bootstrap_mean(values, 4000, source(1))
+    assert draws.shape == (4000,)
+    assert draws.mean().item() == pytest.approx(values.mean().item(), abs=0.01)
+    assert draws.std().item() == pytest.approx(values.std(correction=0).item() / 60**0.5, rel=0.05)
+    assert (metrics.bootstrap_mean(values[:1], 10, source(1)) == values[0]).all()
+
+
 def test_stacked_surrogates_share_their_draws():
     predicted, true = correlated(0.6, 3, 50)
     stacked = torch.stack([predicted, true + predicted, predicted])

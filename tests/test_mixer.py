@@ -2,6 +2,7 @@ import json
 import math
 import re
 
+import pytest
 import torch
 
 from kanlib import mixer, shortening
@@ -58,3 +59,32 @@ def test_no_name_can_close_the_script(fitted):
     panel = mixer.panel(shortening.symbolic_kans(fitted.kan, fitted.fit), recording(fitted))
     assert panel.data.count("</script>") == 1
     assert content(panel)["components"][2] == "</script>"
+
+
+class Known:
+    """Answers as a network does, with a function that is known."""
+
+    names, label_names = ["a", "b", "c"], ["cat", "dog"]
+
+    def __init__(self, true):
+        self.true = true
+
+    def responses(self, split, sigma, first=None):
+        return self.true(sigma)[:first], torch.zeros(2)
+
+
+def test_in_a_notebook_form_and_network_answer_to_every_move(fitted):
+    forms = shortening.symbolic_kans(fitted.kan, fitted.fit)
+    box = mixer.live(forms, Known(fitted.true))
+    example, *sliders, answer = box.children
+    assert [slider.description for slider in sliders] == ["a", "b", "c"]
+
+    def shown():
+        return [float(number) for number in re.findall(r"-?\d+\.\d+", answer.value)]
+
+    for e, sigma in ((0, [0.0, 0.0, 0.0]), (0, [0.5, -1.0, 0.25]), (1, [0.5, -1.0, 1.5])):
+        example.value = e
+        for slider, value in zip(sliders, sigma, strict=True):
+            slider.value = value
+        at = torch.tensor([sigma])
+        assert shown() == pytest.approx([forms[e](at).item(), fitted.true(at)[e].item()], abs=1e-3)
