@@ -5,6 +5,7 @@ themselves; the book's extension writes the same specification into the page, wh
 page's colours. Every chart takes ``describe``, one sentence for readers who cannot see it.
 """
 
+import warnings
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -31,6 +32,7 @@ TEXT = "#767676"
 LINE = "#8C8C8C4D"
 # JupyterLab 4.6 draws what is marked as version 5 and shows version 6 as plain text; Altair 6 writes 6.
 VEGALITE = "application/vnd.vegalite.v5+json"
+_BESIDE = 210  # pixels of a chart that stands beside another one
 
 
 @alt.theme.register("kanlib", enable=False)
@@ -309,6 +311,30 @@ def bars(values: Mapping[Subset, float], names: Sequence[str], *, title: str, de
         )
         .properties(width="container", height=24 * len(frame))
     )
+
+
+def beside(charts: Mapping[str, alt.Chart], *, by: Sequence[str], describe: str) -> alt.HConcatChart:
+    """Charts of the same things side by side under their titles, linked: all fade but what the pointer is on.
+
+    Args:
+        charts: title → chart.
+        by: columns that say which things are the same.
+        describe: the figure in words.
+    """
+    pointed = alt.selection_point(name="pointed", fields=list(by), on="pointerover", clear="pointerout")
+    faded = alt.when(pointed).then(alt.value(1)).otherwise(alt.value(0.3))
+    parts = []
+    for title, chart in charts.items():
+        shape = {"width": _BESIDE, "height": min(chart.height, _BESIDE)}
+        parts.append(chart.encode(opacity=faded).add_params(pointed).properties(title=title, **shape))
+        if len(parts) > 1:
+            parts[-1].encoding.y = parts[-1].encoding.y.axis(labels=False, ticks=False, title=None)
+    with warnings.catch_warnings():
+        # That one selection serves all of them is the point.
+        warnings.filterwarnings("ignore", message="Automatically deduplicated selection")
+        whole = alt.hconcat(*parts)
+    whole = whole.resolve_scale(color="independent").properties(description=describe)
+    return whole.configure_legend(orient="bottom", gradientLength=_BESIDE)
 
 
 def _png(image: Tensor) -> str:

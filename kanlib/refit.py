@@ -11,6 +11,7 @@ from kanlib.symbolic import Batch, SymbolicKAN
 _NUMBERS = 2**24  # in the Gauss–Newton matrices of one batch
 _SLICE = 2**20  # numbers of the Jacobians at a time
 _LEAST = 128  # masks of them, at least
+_LITTLE = 1e-4  # a step that lowers a network's error by a smaller share is its last
 
 
 def refitted(
@@ -51,21 +52,26 @@ def _refitted(
     damping = torch.full((len(y),), 1e-3, dtype=torch.float64)
     error, gram, descent = _linearised(batch, masks, constants, y, scale)
     best, lowest = constants, _error(truth - batch(unseen, constants) / scale)
+    done = torch.zeros(len(y), dtype=torch.bool)
     for _ in range(steps):
         diagonal = gram.diagonal(dim1=1, dim2=2)
         ridge = damping[:, None] * diagonal + 1e-9 * diagonal.amax(1, keepdim=True)
         factor, failed = torch.linalg.cholesky_ex(gram + ridge.diag_embed())
         step = torch.cholesky_solve(descent, factor)[..., 0]
         proposed = constants + step.where((failed == 0)[:, None], torch.zeros_like(step))
-        better = _error(y - batch(masks, proposed) / scale) < error
+        better = ~done & (_error(y - batch(masks, proposed) / scale) < error)
         constants = torch.where(better[:, None], proposed, constants)
         damping = torch.where(better, damping / 4, damping * 4).clamp(1e-8, 1e6)
         if not better.any():
             continue
+        before = error
         error, gram, descent = _linearised(batch, masks, constants, y, scale)
         unseen_error = _error(truth - batch(unseen, constants) / scale)
         best = torch.where((unseen_error < lowest)[:, None], constants, best)
         lowest = torch.minimum(unseen_error, lowest)
+        done |= better & (error > (1 - _LITTLE) * before)
+        if done.all():
+            break
     return [
         moved if _finite(moved, masks) else form
         for form, moved in zip(batch.forms, batch.with_constants(best), strict=True)

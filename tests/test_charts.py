@@ -30,6 +30,11 @@ def drawn():
         "paired": charts.paired(scores, "pearson", describe="d"),
         "predicted": charts.predicted_against_true({"kan": true**3}, true, describe="d"),
         "heat_map": charts.heat_map(torch.tensor([[0.0, -2.0], [-2.0, 0.0]]), ["p", "q"], title="L", describe="d"),
+        "beside": charts.beside(
+            {side: charts.bars({(0,): -1.0}, ["p"], title="L", describe="d") for side in ("left", "right")},
+            by=["components"],
+            describe="d",
+        ),
         "bars": charts.bars({(0, 1): -1.0, (1,): 2.0}, ["p", "q"], title="L", describe="d"),
     }
 
