@@ -3,7 +3,8 @@
 The edges are those of a KAN with three hidden nodes, fitted to the first example of digits_resnet18: pykan needs
 many seconds for each. It works on its own model of the same network and on 1,000 of the fit masks, with its
 defaults (``auto_symbolic``), Operon and the library on the same edges. Nothing is refitted. All run one after the
-other in one process.
+other in one process. Where a closed form has no finite value at a test mask, as pykan's may, it is taken to
+predict the mean of its finite ones.
 """
 
 import time
@@ -33,6 +34,13 @@ def by_pykan(kan: KAN, fit: torch.Tensor, test: torch.Tensor) -> torch.Tensor:
     return torch.stack(out)
 
 
+def completed(predicted: torch.Tensor) -> torch.Tensor:
+    """Predictions ``[E, N]`` with every row's mean in place of what is not finite, 0 if nothing is."""
+    finite = predicted.isfinite()
+    kept = predicted.where(finite, torch.zeros_like(predicted))
+    return kept.where(finite, kept.sum(1, keepdim=True) / finite.sum(1, keepdim=True).clamp_min(1))
+
+
 def main() -> None:
     torch.set_num_threads(2)
     p = Symbolic.from_setup(SETUP)
@@ -51,10 +59,11 @@ def main() -> None:
     seconds, predicted = {}, {}
     for name, method in methods.items():
         start = time.perf_counter()
-        predicted[name] = method().double()
+        raw = method().double()
         seconds[name] = time.perf_counter() - start
+        predicted[name], missing = completed(raw), 1 - raw.isfinite().double().mean().item()
         scores = metrics.pearson(predicted[name], true).tolist()
-        print(f"{name}: {seconds[name] / n_edges:.3g} s an edge, test Pearson {scores}", flush=True)
+        print(f"{name}: {seconds[name] / n_edges:.3g} s an edge, test Pearson {scores}, not finite {missing:.1%}")
     shared = {"command": COMMAND, "cost": "long", "device": "cpu, 2 threads"}
     rows = []
     for peer in list(methods)[1:]:
@@ -84,7 +93,7 @@ def main() -> None:
                 value=float(ahead.mean()),
                 low=low,
                 high=high,
-                target=">= 0",
+                target=">= 0" if peer == "pykan" else "",
                 **shared,
             )
         )

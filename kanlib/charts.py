@@ -162,19 +162,34 @@ def sweep(frame: pd.DataFrame, *, x: str, y: str, describe: str, log: bool = Tru
     )
 
 
-def panels(frame: pd.DataFrame, *, x: str, y: str, color: str, row: str, column: str, describe: str) -> alt.Chart:
-    """``y`` at a few values of ``x``, a curve for each ``color``, a panel for each ``row`` and ``column``."""
+def panels(
+    frame: pd.DataFrame,
+    *,
+    x: str,
+    y: str,
+    color: str,
+    column: str,
+    row: str | None = None,
+    log: bool = False,
+    describe: str,
+) -> alt.Chart:
+    """``y`` at a few values of ``x``, a curve for each ``color``, a panel for each ``column`` and ``row``."""
+    used = [x, y, color, column, *([row] if row else [])]
+    sides = {"column": alt.Column(column, type="nominal", sort=None)}
+    if row:
+        sides["row"] = alt.Row(row, type="nominal", sort=None)
     return (
-        alt.Chart(frame[[x, y, color, row, column]].round(4))
+        alt.Chart(frame[used].round(4))
         .mark_line(point=True)
         .encode(
-            alt.X(x, type="quantitative"),
+            alt.X(x, type="quantitative", scale=alt.Scale(type="log" if log else "linear")),
             alt.Y(y, type="quantitative"),
             alt.Color(color, type="nominal", sort=None),
-            tooltip=[row, column, color, x, alt.Tooltip(y, type="quantitative", format=".3f")],
+            alt.StrokeDash(color, type="nominal", sort=None),
+            tooltip=[*used[2:], x, alt.Tooltip(y, type="quantitative", format=".3f")],
         )
         .properties(width=230, height=170)
-        .facet(row=alt.Row(row, type="nominal", sort=None), column=alt.Column(column, type="nominal", sort=None))
+        .facet(**sides)
         .properties(description=describe)
     )
 

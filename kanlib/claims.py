@@ -6,6 +6,7 @@ holds; ``fast long`` runs the long ones too.
 """
 
 import json
+import math
 import operator
 import re
 import subprocess
@@ -78,7 +79,17 @@ def read(ledger: Path = LEDGER) -> list[Claim]:
 
 
 def record(claims: Sequence[Claim], ledger: Path = LEDGER) -> None:
-    """Put freshly measured rows into the ledger, in place of those with the same id."""
+    """Put freshly measured rows into the ledger, in place of those with the same id.
+
+    Raises:
+        BadInputError: a figure is not finite.
+    """
+    for claim in claims:
+        if not all(map(math.isfinite, (claim.value, claim.low, claim.high))):
+            raise BadInputError(
+                f"claim {claim.id} is {claim.value} [{claim.low}, {claim.high}], expected finite numbers; "
+                f"mend what {claim.command} measures."
+            )
     rows = {claim.id: claim for claim in [*read(ledger), *claims]}
     text = json.dumps([asdict(rows[key]) for key in sorted(rows)], indent=1, ensure_ascii=False) + "\n"
     write_whole(ledger, lambda part: part.write_text(text, encoding="utf8"))

@@ -25,7 +25,8 @@ _QUANTILE_SAMPLE = 500  # about so many inputs place a grid's inner points
 _LAST = 0.1  # penalty on the last layer, relative to the others'
 _RIDGE = 1e-6  # on every coefficient, so that every system has a solution
 _REGRID = 5  # steps between two looks at the grids of middle layers
-_PAIRS = 2**26  # products of pairs of features at a time
+_PAIRS = 2**26  # products of pairs of features that are kept
+_TILE = 2**20  # of those that are made when they are needed, at a time
 _SLICE = 2**17  # numbers of a Jacobian at a time
 _LEAST = 128  # masks of it, at least
 _ROWS = 256  # of a Gauss–Newton matrix at a time
@@ -83,8 +84,9 @@ class Pairs:
     def __init__(self, features: Tensor):
         self._features = features
         self._index = torch.triu_indices(len(features), len(features), device=features.device)
-        self._slice = max(1, _PAIRS // self._index.shape[1])
-        self._kept = self._products(0) if self._slice >= features.shape[1] else None
+        self._slice = max(1, _TILE // self._index.shape[1])
+        few = self._index.shape[1] * features.shape[1] <= _PAIRS
+        self._kept = self._products(slice(None)) if few else None
 
     def weighed(self, weights: Tensor) -> Tensor:
         """``Σ_n w_rn B_pn B_qn`` for all pairs ``p ≤ q``, ``[R, p(p + 1)/2]``, from weights ``[R, N]``."""
@@ -92,11 +94,12 @@ class Pairs:
             return weights @ self._kept.T
         total = weights.new_zeros(len(weights), self._index.shape[1])
         for start in range(0, weights.shape[1], self._slice):
-            total += weights[:, start : start + self._slice] @ self._products(start).T
+            part = slice(start, start + self._slice)
+            total.addmm_(weights[:, part], self._products(part).T)
         return total
 
-    def _products(self, start: int) -> Tensor:
-        part = self._features[:, start : start + self._slice]
+    def _products(self, masks: slice) -> Tensor:
+        part = self._features[:, masks]
         return part[self._index[0]] * part[self._index[1]]
 
 

@@ -46,6 +46,16 @@ def test_recording_replaces_rows_by_id_and_sorts(tmp_path):
     assert [(c.id, c.value) for c in claims.read(ledger)] == [("a", 0.5), ("b", 0.9)]
 
 
+def test_what_is_not_a_number_is_no_claim(tmp_path):
+    ledger = tmp_path / "claims.json"
+    claims.record([claim("a")], ledger)
+    with pytest.raises(BadInputError, match="claim b is nan"):
+        claims.record([claim("b", float("nan"))], ledger)
+    with pytest.raises(BadInputError, match="claim b is"):
+        claims.record([claim("b", high=float("inf"))], ledger)
+    assert [c.id for c in claims.read(ledger)] == ["a"]
+
+
 def test_recompute_fails_where_a_command_measures_nothing_and_keeps_the_row(tmp_path):
     ledger = tmp_path / "claims.json"
     claims.record([claim("a")], ledger)

@@ -73,13 +73,15 @@ class Panels(Directive):
 
     required_arguments = 1
     option_spec: ClassVar = dict.fromkeys(("x", "y", "color", "row", "column"), directives.unchanged_required)
+    option_spec["log"] = directives.flag
 
     def run(self) -> list[nodes.Node]:
         """Return the chart."""
         charts.enable()
-        described = "{y} against {x}, by {color}, {row} and {column}.".format(**self.options)
+        given = self.options | {"log": "log" in self.options}
+        split = " and ".join(given[side] for side in ("color", "column", "row") if side in given)
         frame = pd.DataFrame(_read(self, self.arguments[0]))
-        chart = charts.panels(frame, **self.options, describe=described)
+        chart = charts.panels(frame, **given, describe=f"{given['y']} against {given['x']}, by {split}.")
         return [nodes.raw("", chart_html(chart.to_dict()), format="html")]
 
 
