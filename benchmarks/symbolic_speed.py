@@ -1,10 +1,11 @@
 """Closed forms from the library, from pykan and from Operon for the same edges: edges a second, and end to end.
 
-The edges are those of a KAN with three hidden nodes, fitted to the first example of digits_resnet18: pykan needs
-many seconds for each. It works on its own model of the same network and on 1,000 of the fit masks, with its
-defaults (``auto_symbolic``), Operon and the library on the same edges. Nothing is refitted. All run one after the
-other in one process. Where a closed form has no finite value at a test mask, as pykan's may, it is taken to
-predict the mean of its finite ones.
+The edges are those of KANs with three hidden nodes, fitted to the examples of digits_resnet18. The library and
+Operon take the edges of all examples together, as they are made to; pykan, which needs seconds for each, those of
+the first. It works on its own model of the same network and on 1,000 of the fit masks, by ``auto_symbolic``, with
+those functions of its library that are finite everywhere and with weight on the fit alone. With its defaults, all
+functions and weight on simple ones, it took 13.8 seconds an edge, and the Pearson of what it made was no number.
+Nothing is refitted. All run one after the other in one process; Pearson is compared on the first example.
 """
 
 import time
@@ -21,24 +22,17 @@ from kanlib.symbolic import Batch
 
 SETUP = "digits_resnet18"
 COMMAND = "python -m benchmarks.symbolic_speed"
+#: Of pykan's library, what is finite everywhere.
+FINITE = ["x", "x^2", "x^3", "x^4", "x^5", "exp", "abs", "sin", "cos", "tanh", "arctan", "gaussian"]
 
 
 def by_pykan(kan: KAN, fit: torch.Tensor, test: torch.Tensor) -> torch.Tensor:
-    out = []
-    for model in to_pykan(kan):
-        with quietly(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model(fit[:1000])
-            model.auto_symbolic(verbose=0)
-            out.append(model(test)[:, 0].detach())
-    return torch.stack(out)
-
-
-def completed(predicted: torch.Tensor) -> torch.Tensor:
-    """Predictions ``[E, N]`` with every row's mean in place of what is not finite, 0 if nothing is."""
-    finite = predicted.isfinite()
-    kept = predicted.where(finite, torch.zeros_like(predicted))
-    return kept.where(finite, kept.sum(1, keepdim=True) / finite.sum(1, keepdim=True).clamp_min(1))
+    (model,) = to_pykan(kan)
+    with quietly(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model(fit[:1000])
+        model.auto_symbolic(lib=FINITE, weight_simple=0.0, verbose=0)
+        return model(test)[:, 0].detach()[None]
 
 
 def main() -> None:
@@ -46,24 +40,25 @@ def main() -> None:
     p = Symbolic.from_setup(SETUP)
     recorded = p.load("responses")
     fit, unseen, test = (recorded[f"masks.{split}"] for split in ("fit", "validation", "test"))
-    y, truth, true = (recorded[f"responses.{split}"][:1] for split in ("fit", "validation", "test"))
+    y, truth, true = (recorded[f"responses.{split}"] for split in ("fit", "validation", "test"))
     kan = fitting.fit(fit, y, unseen, truth, hidden=[3], seed=p.seed).kan
-    n_edges = sum(coef.shape[1] * coef.shape[2] for coef in kan.coefs)
+    first, true = kan.select(torch.tensor([0])), true[:1]
+    of_one = sum(coef.shape[1] * coef.shape[2] for coef in kan.coefs)
 
     def by(backend: str) -> torch.Tensor:
-        return Batch(symbolic_kans(kan, fit, r2=p.r2, backend=backend))(test)
+        return Batch(symbolic_kans(kan, fit, r2=p.r2, backend=backend))(test)[:1]
 
-    methods = {"library": lambda: by("library"), "pykan": lambda: by_pykan(kan, fit, test)}
+    methods = {"library": lambda: by("library"), "pykan": lambda: by_pykan(first, fit, test)}
     if not engines.missing("operon"):
         methods["operon"] = lambda: by("operon")
     seconds, predicted = {}, {}
     for name, method in methods.items():
         start = time.perf_counter()
-        raw = method().double()
-        seconds[name] = time.perf_counter() - start
-        predicted[name], missing = completed(raw), 1 - raw.isfinite().double().mean().item()
-        scores = metrics.pearson(predicted[name], true).tolist()
-        print(f"{name}: {seconds[name] / n_edges:.3g} s an edge, test Pearson {scores}, not finite {missing:.1%}")
+        predicted[name] = method().double()
+        n_edges = of_one if name == "pykan" else of_one * len(y)
+        seconds[name] = (time.perf_counter() - start) / n_edges
+        pearson = metrics.pearson(predicted[name], true).item()
+        print(f"{name}: {seconds[name]:.3g} s an edge, {n_edges} edges, test Pearson {pearson:.4f}", flush=True)
     shared = {"command": COMMAND, "cost": "long", "device": "cpu, 2 threads"}
     rows = []
     for peer in list(methods)[1:]:
@@ -71,8 +66,8 @@ def main() -> None:
         rows.append(
             claims.Claim(
                 id=f"symbolic.speedup_vs_{peer}",
-                statement=f"Edges a second of the library over those of {peer}, on the {n_edges} edges of "
-                f"a KAN of {SETUP}",
+                statement=f"Edges a second of the library, {of_one * len(y)} at a time, over those of {peer}, of "
+                f"KANs of {SETUP}",
                 value=ratio,
                 low=ratio,
                 high=ratio,
@@ -89,7 +84,7 @@ def main() -> None:
             claims.Claim(
                 id=f"symbolic.ahead_of_{peer}",
                 statement=f"Test Pearson of the library's closed form less that of {peer}'s, same edges, not "
-                "refitted (interval over examples and masks)",
+                "refitted, on one example (interval over masks)",
                 value=float(ahead.mean()),
                 low=low,
                 high=high,
