@@ -281,7 +281,7 @@ class Interactions(Stage):
     section: ClassVar[str] = "interactions"
 
     max_order: Positive = Field(3, ge=2, le=4, description="highest order k of L_S, from 2 to 4")
-    refits: Count = Field(10, description="KANs fitted to resampled masks, behind standard errors")
+    refits: Count = Field(10, description="KANs fitted to resampled masks, behind standard errors; 0: none")
 
 
 class _Loader(yaml.SafeLoader):

@@ -27,7 +27,7 @@ def drawn():
         "panels": charts.panels(
             frame.assign(d="e", f="g"), x="a", y="b", color="c", row="d", column="f", describe="d"
         ),
-        "columns": charts.panels(frame, x="a", y="b", color="c", column="c", log=True, describe="d"),
+        "columns": charts.panels(frame.assign(d="e"), x="a", y="b", color="c", column="d", log=True, describe="d"),
         "paired": charts.paired(scores, "pearson", describe="d"),
         "predicted": charts.predicted_against_true({"kan": true**3}, true, describe="d"),
         "heat_map": charts.heat_map(torch.tensor([[0.0, -2.0], [-2.0, 0.0]]), ["p", "q"], title="L", describe="d"),
