@@ -30,8 +30,6 @@ book: $(INSTALLED) ## run SETUPS (default digits_resnet18) and build the book
 	@echo "The book is built: open file://$(CURDIR)/_build/html/index.html, or run make serve"
 
 pdf: book ## print the whole book to _build/book.pdf (needs Chromium)
-	jupyter-book build book --config _config.yml --toc "$(CURDIR)/_build/toc.yml" --path-output _build/single \
-		--builder singlehtml --all --keep-going -q > /dev/null
 	python -m book.pdf
 	@echo "The book is printed: open $(CURDIR)/_build/book.pdf"
 

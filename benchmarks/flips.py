@@ -1,95 +1,125 @@
-"""Which pair of blocks, removed together, flips a prediction? The first choice of each method, tried out.
+"""Which two blocks, removed together, hurt a prediction most? Scored before, then tried out.
 
-64 examples of digits_resnet18. Pairs are scored by the closed form at the ablation itself, ``ĝ(σ_i = σ_j = −1)``,
-by COAR's weights, ``−w_i − w_j``, and by what removing one block does, measured, ``Δf_i + Δf_j``. Then all pairs
-are removed, one after the other, and it is seen which of them flip the prediction: the margin falls below 0.
+Pairs are scored by the surrogate at the ablation itself, ``g(σ_i = σ_j = −1)``, by COAR's weights, ``−w_i − w_j``,
+and by what removing one block does, measured, ``Δf_i + Δf_j``. Then all pairs are removed, one after the other:
+how do scores and true margins correlate in rank over them, and does each method's first choice flip the
+prediction, of those that some pair flips?
+
+The surrogate is the closed form on digits_resnet18 (64 examples), and the KAN on recorded setups (12 examples).
 """
 
+import sys
+from dataclasses import replace
 from itertools import combinations
 
 import torch
+from torch import Tensor
 
-from benchmarks.recorded import responses
+from benchmarks import recorded
 from kanlib import claims, fitting, metrics, networks
+from kanlib.kan import KAN
 from kanlib.setups import Perturbation, Surrogate, generator
 from kanlib.shortening import symbolic_kans
 from kanlib.surrogates import Linear, Split
 from kanlib.symbolic import Batch
 
-SETUP, EXAMPLES = "digits_resnet18", 64
-WORDS = {
-    "form": "by the closed form's first choice",
-    "coar": "by COAR's first choice",
-    "alone": "by the first choice of sums of leave-one-out effects",
-    "chance": "by a pair drawn by lot",
-}
+DIGITS, EXAMPLES = "digits_resnet18", 64
+METHODS = {"coar": "COAR's weights", "alone": "sums of what removing one does"}
 
 
-def main() -> None:
+def main(*setups: str) -> None:
     torch.set_num_threads(2)
-    data = responses(SETUP, "digits64", n_examples=EXAMPLES, n_fit=4000, n_reference=0)
-    fit, unseen = (Split(data[f"masks.{s}"], data[f"responses.{s}"]) for s in ("fit", "validation"))
-    settings = Surrogate.from_setup(SETUP)
-    knobs = {name: getattr(settings, name) for name in ("hidden", "grid", "penalties", "restarts", "finalists")}
-    kan = fitting.fit(fit.masks, fit.responses, unseen.masks, unseen.responses, **knobs).kan
-    forms = symbolic_kans(kan, fit.masks)
-    linear = Linear(settings).fit(fit, unseen)
+    for setup in setups or [DIGITS, *recorded.EXAMPLES]:
+        scores, clean, together = tried(setup)
+        rows = [*rank_correlations(setup, scores, clean + together), *flips(setup, scores, clean + together)]
+        claims.record(rows)
+        for row in rows:
+            print(f"{row.id}: {row.value:.3f} [{row.low:.3f}, {row.high:.3f}]", flush=True)
 
+
+def tried(setup: str) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Scores ``[E, pairs]`` of every method (low hurts), clean margins ``[E, 1]``, what removing pairs does."""
+    name, data, surrogate = fitted(setup)
+    fit, unseen = (Split(data[f"masks.{s}"], data[f"responses.{s}"]) for s in ("fit", "validation"))
     m = fit.masks.shape[1]
-    pairs = list(combinations(range(m), 2))
+    pairs = torch.tensor(list(combinations(range(m), 2)))
     singles = -torch.eye(m)
-    masks = torch.stack([singles[i] + singles[j] for i, j in pairs])
-    network = networks.network(Perturbation.from_setup(SETUP, {"n_examples": EXAMPLES}))
+    masks = singles[pairs].sum(1)
+    network = networks.network(Perturbation.from_setup(setup, {"n_examples": len(fit.responses)}))
     if not torch.equal(network.positions, data["examples"]):
-        raise ValueError("digits64 holds other examples; remove _artifacts/digits64 and run again")
+        raise ValueError(f"{name} holds other examples; remove _artifacts/{name} and run again")
     found, clean = network.responses("ablation", torch.cat([singles, masks]))
     alone, together = found.split([m, len(pairs)], 1)
-    flipped = clean[:, None] + together < 0
-
-    flat = torch.zeros(1, m)
+    linear = Linear(Surrogate.from_setup(setup)).fit(fit, unseen)
     scores = {
-        "form": Batch(forms)(masks),
-        "coar": linear.predict(masks) - linear.predict(flat),
-        "alone": torch.stack([alone[:, i] + alone[:, j] for i, j in pairs], 1),
+        "surrogate": surrogate(masks),
+        "coar": linear.predict(masks) - linear.predict(torch.zeros(1, m)),
+        "alone": alone[:, pairs].sum(2),
     }
+    return scores, clean[:, None], together
+
+
+def fitted(setup: str) -> tuple:
+    """The run's name, its responses, and its surrogate."""
+    if setup == DIGITS:
+        data = recorded.responses(DIGITS, "digits64", n_examples=EXAMPLES, n_fit=4000, n_reference=0)
+        settings = Surrogate.from_setup(DIGITS)
+        knobs = {
+            name: getattr(settings, name) for name in ("hidden", "grid", "penalties", "restarts", "finalists")
+        }
+        fit = [data[f"{kind}.{split}"] for split in ("fit", "validation") for kind in ("masks", "responses")]
+        return "digits64", data, Batch(symbolic_kans(fitting.fit(*fit, **knobs).kan, fit[0]))
+    p = recorded.surrogates(setup)
+    data = p.load("responses")
+    kept = p.load("surrogates", responses=data).content
+    return p.run, data, KAN.from_tensors({k.removeprefix("kan."): v for k, v in kept.items() if k[:4] == "kan."})
+
+
+def rank_correlations(setup: str, scores: dict[str, Tensor], margins: Tensor) -> list[claims.Claim]:
+    """Of scores and true margins over all pairs, and how far the surrogate's is above the others'."""
+    by = {name: metrics.spearman(score.double(), margins.double()) for name, score in scores.items()}
+    what = f"true margins without two blocks and scores of the pairs, over all pairs of {setup}, mean over "
+    what += f"{len(margins)} examples"
+    rows = [claim(f"{setup}.pairs.spearman", f"Spearman of {what}: by the surrogate", by["surrogate"])]
+    for name, words in METHODS.items():
+        rows.append(claim(f"{setup}.pairs.spearman.{name}", f"Spearman of {what}: by {words}", by[name]))
+    ahead = f"Spearman of {what}: by the surrogate less by COAR's weights"
+    return [*rows, claim(f"{setup}.pairs.spearman_minus_coar", ahead, by["surrogate"] - by["coar"], "low > 0")]
+
+
+def flips(setup: str, scores: dict[str, Tensor], margins: Tensor) -> list[claims.Claim]:
+    """The share of predictions that each method's first choice flips."""
+    flipped = margins < 0
     can = flipped.any(1)
-    share = {name: flipped.gather(1, s.argmin(1, keepdim=True))[can, 0].double() for name, s in scores.items()}
-    share["chance"] = flipped[can].double().mean(1)
-    rows = []
-    for name, values in share.items():
-        low, high = metrics.interval(metrics.bootstrap_mean(values, 2000, generator(0, "bootstrap")))
-        rows.append((f"interactions.flip_share.{name}", WORDS[name], values, low, high))
-    ahead = share["form"] - share["coar"]
-    low, high = metrics.interval(metrics.bootstrap_mean(ahead, 2000, generator(0, "bootstrap")))
-    rows.append(
-        (
-            "interactions.flip_share_minus_coar",
-            f"closed form's first choice less COAR's (the aim, low > 0, is {'met' if low > 0 else 'missed'})",
-            ahead,
-            low,
-            high,
-        )
+    share = {n: flipped.gather(1, s.argmin(1, keepdim=True))[can, 0].double() for n, s in scores.items()}
+    by = {"surrogate": "the surrogate's first choice", "coar": "COAR's", "alone": "that of removing one"}
+    what = f"Share flipped by removing two blocks, of the {int(can.sum())} of {len(can)} examples of {setup} that "
+    what += "some pair flips: "
+    key = "interactions.flip_share" if setup == DIGITS else f"{setup}.interactions.flip_share"
+    rows = [claim(f"{key}.{name}", what + words, share[name]) for name, words in by.items()]
+    rows.append(claim(f"{key}.chance", f"{what}a pair drawn by lot", flipped[can].double().mean(1)))
+    words = f"{what}the surrogate's first choice less COAR's"
+    ahead = claim(f"{key}_minus_coar", words, share["surrogate"] - share["coar"])
+    outcome = (
+        "met" if ahead.low > 0 else f"missed; no method can be ahead by more than {1 - share['coar'].mean():.3f}"
     )
-    for key, _, values, low, high in rows:
-        print(f"{key}: {values.mean():.3f} [{low:.3f}, {high:.3f}]")
-    claims.record(
-        [
-            claims.Claim(
-                id=key,
-                statement=f"Share of predictions flipped by removing two blocks, {words}, of those "
-                f"{int(can.sum())} of {EXAMPLES} examples of {SETUP} that some pair flips",
-                value=values.mean().item(),
-                low=low,
-                high=high,
-                target="",
-                command="python -m benchmarks.flips",
-                cost="long",
-                device="cpu, 2 threads",
-            )
-            for key, words, values, low, high in rows
-        ]
+    return [*rows, replace(ahead, statement=f"{ahead.statement} (the aim, low > 0, is {outcome})")]
+
+
+def claim(key: str, statement: str, values: Tensor, target: str = "") -> claims.Claim:
+    low, high = metrics.interval(metrics.bootstrap_mean(values, 2000, generator(0, "bootstrap")))
+    return claims.Claim(
+        id=key,
+        statement=statement,
+        value=values.mean().item(),
+        low=low,
+        high=high,
+        target=target,
+        command="python -m benchmarks.flips",
+        cost="long",
+        device="cpu, 2 threads",
     )
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -10,7 +10,7 @@ import torch
 from benchmarks.recorded import symbolic
 from kanlib import claims, interactions, metrics
 from kanlib.setups import Interactions, generator
-from kanlib.symbolic import SymbolicKAN
+from kanlib.symbolic import Batch, SymbolicKAN
 
 TARGETS = {1: 0.95, 2: 0.90, 3: 0.75}  # of Spearman, smoothed, where the reliability is above RELIABLE
 RELIABLE, SIGNS = 0.9, 0.95
@@ -32,7 +32,10 @@ def main(setup: str = "digits_resnet18") -> None:
         level, _ = interactions.smoothed(forms, scale, order, seed=p.seed)
         at = recorded["gradient.reference"], recorded["masks.reference"]
         found, _, sure = interactions.reference(forms, level, *at, scale, order)
-        tables["smoothed"] = interactions.fidelity(level, found, index)
+        masks, responses = recorded["masks.fit"], recorded["responses.fit"]
+        residual = responses - Batch(forms)(masks)
+        averaged = interactions.corrected(level, residual, masks, scale, order)
+        tables["smoothed"] = interactions.fidelity(averaged, found, index)
         tables["smoothed"]["reliability"] = sure.T.flatten().tolist()
     rows = []
     for kind, table in tables.items():

@@ -5,11 +5,13 @@ themselves; the book's extension writes the same specification into the page, wh
 page's colours. Every chart takes ``describe``, one sentence for readers who cannot see it.
 """
 
+import json
 import warnings
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
 from io import BytesIO
+from itertools import pairwise
 
 import altair as alt
 import numpy as np
@@ -325,6 +327,41 @@ def bars(values: Mapping[Subset, float], names: Sequence[str], *, title: str, de
             tooltip=["components:N", alt.Tooltip(title, type="quantitative", format=".3g")],
         )
         .properties(width="container", height=24 * len(frame))
+    )
+
+
+def arcs(values: Mapping[Subset, float], names: Sequence[str], *, title: str, describe: str) -> alt.Chart:
+    """Subsets as arcs between their components, which stand in a row: pairs above it, larger sets below.
+
+    Width is size, colour and dashes are the sign.
+    """
+    turn = np.linspace(0, np.pi, 31)
+    parts = []
+    for s, value in values.items():
+        what = {"components": " · ".join(names[j] for j in s), title: float(value), "size": abs(float(value))}
+        for i, j in pairwise(s):
+            half, side = (j - i) / 2, 1 if len(s) == 2 else -1
+            path = {"at": i + half * (1 - np.cos(turn)), "height": side * half * np.sin(turn)}
+            parts.append(pd.DataFrame(path | what | {"arc": f"{s} {i}"}))
+    frame = pd.concat(parts).round({"at": 3, "height": 3})
+    frame["sign"] = np.where(frame[title] < 0, "negative", "positive")
+    signs = ["positive", "negative"]
+    name = f"{json.dumps(list(names))}[datum.value]"
+    axis = alt.Axis(values=list(range(len(names))), labelExpr=name, labelAngle=-40)
+    scale = alt.Scale(domain=[-0.5, len(names) - 0.5], nice=False)
+    return (
+        alt.Chart(frame, description=describe)
+        .mark_line()
+        .encode(
+            alt.X("at:Q", title=None, axis=axis, scale=scale),
+            alt.Y("height:Q", axis=None),
+            alt.StrokeWidth("size:Q", legend=None, scale=alt.Scale(range=[0.5, 7], zero=True)),
+            alt.Color("sign:N", title=title, scale=alt.Scale(domain=signs)),
+            alt.StrokeDash("sign:N", title=title, scale=alt.Scale(domain=signs)),
+            alt.Detail("arc:N"),
+            tooltip=["components:N", alt.Tooltip(title, type="quantitative", format=".3g")],
+        )
+        .properties(width="container", height=300)
     )
 
 

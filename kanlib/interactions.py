@@ -11,6 +11,8 @@ import pandas as pd
 import sympy
 import torch
 from scipy import stats
+from scipy.cluster.hierarchy import leaves_list, linkage
+from scipy.spatial.distance import squareform
 from torch import Tensor
 from tqdm import tqdm
 
@@ -139,6 +141,19 @@ def gradients(forms: Sequence[SymbolicKAN], masks: Tensor) -> Tensor:
     return torch.cat(rows, 1)
 
 
+def corrected(level: Tensor, residual: Tensor, masks: Tensor, scale: float, max_order: int) -> Tensor:
+    """``E[∂_S f] = E[∂_S g] + E[(f − g) ∏_{j ∈ S} σ_j] / s^{2|S|}``: what a surrogate g misses of it is added.
+
+    Args:
+        level: ``E[∂_S g(σ)]`` of E surrogates, ``[E, n_S]``.
+        residual: what they leave of recorded responses, ``f − g`` ``[E, N]``.
+        masks: to these masks, ``[N, m]``.
+        scale: s.
+        max_order: the highest order.
+    """
+    return level + references.smoothed_from_values(residual, masks, scale, max_order)[0]
+
+
 def reference(
     forms: Sequence[SymbolicKAN],
     of_forms: Tensor,
@@ -211,29 +226,48 @@ def _read(value: Jet | float, index: Sequence[Subset]) -> Tensor:
     return torch.from_numpy(jet.copy())
 
 
-def refitted(
-    x: Tensor, y: Tensor, x_validation: Tensor, y_validation: Tensor, *, n: int = 10, seed: int = 0, **options
-) -> list[KAN]:
-    """KANs fitted anew to ``n`` bootstrap resamples of the fit masks, each of them E networks.
+def resampled(
+    x: Tensor,
+    y: Tensor,
+    x_validation: Tensor,
+    y_validation: Tensor,
+    scale: float,
+    max_order: int = 3,
+    *,
+    n: int = 10,
+    seed: int = 0,
+    **options,
+) -> tuple[Tensor, Tensor]:
+    """Coefficients of KANs fitted anew to ``n`` resamples of the fit masks: at σ = 0, and over the masks.
 
-    Each starts elsewhere, too: what they differ by is all that chance has a part in, the masks that were drawn and
-    where the search ended. It is no measure of what every such KAN gets wrong.
+    Resamples are drawn with replacement, and each KAN starts elsewhere, too: they differ by all that chance has a
+    part in, the masks that were drawn and where the search ended. What every such KAN gets wrong does not show.
 
     Args:
         x: fit masks ``[N, m]``.
         y: responses ``[E, N]``.
-        x_validation: ``[V, m]``.
+        x_validation: ``[V, m]``, where derivatives are averaged.
         y_validation: ``[E, V]``.
+        scale: s.
+        max_order: the highest order, at most 3 and at most m.
         n: how many resamples.
         seed: of resamples and starts.
         options: see :func:`kanlib.fitting.fit`.
+
+    Returns:
+        Both ``[n, E, n_S]`` (fp64); the second :func:`corrected` by what the KAN leaves of its resample.
     """
-    kans = []
+    at_rest, over_masks = [], []
     for b in tqdm(range(n), "resamples", unit="fit", mininterval=1):
-        drawn = torch.randint(len(x), (len(x),), generator=generator(seed, "resample", b))
-        again = x[drawn], y[:, drawn], x_validation, y_validation
-        kans.append(fitting.fit(*again, seed=seed + 1 + b, progress=False, **options).kan)
-    return kans
+        source = generator(seed, "resample", b)
+        drawn = torch.randint(len(x), (len(x),), generator=source)
+        masks, responses = x[drawn], y[:, drawn]
+        start = int(torch.randint(2**31, (), generator=source))
+        kan = fitting.fit(masks, responses, x_validation, y_validation, seed=start, progress=False, **options).kan
+        at_rest.append(of_kan(kan, max_order)[1])
+        level = of_kan(kan, max_order, x_validation)[1]
+        over_masks.append(corrected(level, responses - kan(masks), masks, scale, max_order))
+    return torch.stack(at_rest), torch.stack(over_masks)
 
 
 def significance(values: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
@@ -245,7 +279,7 @@ def significance(values: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         values: coefficients ``[E, n_S]``.
-        samples: the same of :func:`refitted` KANs, ``[n, E, n_S]``.
+        samples: the same of KANs fitted anew, ``[n, E, n_S]``, see :func:`resampled`.
     """
     error = samples.std(0)
     ratio = (values.double().abs() / error).nan_to_num(0.0)
@@ -261,7 +295,7 @@ def certainty(values: Tensor, samples: Tensor, index: Sequence[Subset], level: f
 
     Args:
         values: coefficients ``[E, n_S]``.
-        samples: of refitted KANs, ``[n, E, n_S']``, of the first subsets.
+        samples: of KANs fitted anew, ``[n, E, n_S']``, of the first subsets.
         index: the subsets.
         level: expected share of false ones among those called significant.
     """
@@ -290,3 +324,17 @@ def pair_matrix(index: Sequence[Subset], values: Tensor, m: int) -> Tensor:
             i, j = subset
             matrix[i, j] = matrix[j, i] = values[position]
     return matrix
+
+
+def alike(profiles: Tensor) -> tuple[list[int], Tensor]:
+    """Examples by how their coefficients ``[E, n_S]`` correlate: an order in which the alike are neighbours.
+
+    The order is that of the leaves of average linkage on ``1 − r`` (scipy). Returns it, and the correlations r
+    ``[E, E]`` in that order, fp64.
+    """
+    similarity = torch.corrcoef(profiles.double()).view(len(profiles), -1)
+    if len(profiles) == 1:
+        return [0], similarity
+    distance = squareform((1 - similarity).numpy(), checks=False)
+    order = leaves_list(linkage(distance, "average", optimal_ordering=True)).tolist()
+    return order, similarity[order][:, order]

@@ -173,3 +173,31 @@ def smoothed(gradient: Tensor, masks: Tensor, scale: float, max_order: int) -> t
         values.append(samples.mean(1))
         errors.append(samples.std(1) / len(sigma) ** 0.5)
     return torch.cat(values, 1), torch.cat(errors, 1)
+
+
+def smoothed_from_values(values: Tensor, masks: Tensor, scale: float, max_order: int) -> tuple[Tensor, Tensor]:
+    """The same from values alone, ``E[f(σ) ∏_{j ∈ S} σ_j] / s^{2|S|}`` (Stein).
+
+    Values have far more to average out than gradients, so it is for values that are small, such as what a
+    surrogate leaves of responses.
+
+    Args:
+        values: ``f(σ)`` of E functions at N masks, ``[E, N]``.
+        masks: those masks, ``[N, m]``.
+        scale: s.
+        max_order: the highest order, 1 to 4 and at most m.
+
+    Returns:
+        Estimates and their standard errors, ``[E, n_S]`` (fp64), in the order of :func:`subsets`.
+    """
+    centred = values.double() - values.double().mean(1, keepdim=True)
+    sigma = masks.double() / scale
+    means, errors = [], []
+    for r in range(1, max_order + 1):
+        of_order = torch.tensor([s for s in subsets(masks.shape[1], max_order) if len(s) == r])
+        products = sigma[:, of_order].prod(2) / scale**r
+        mean = centred @ products / len(sigma)
+        means.append(mean)
+        square = centred.square() @ products.square() / len(sigma) - mean.square()
+        errors.append((square.clamp_min(0) / len(sigma)).sqrt())
+    return torch.cat(means, 1), torch.cat(errors, 1)

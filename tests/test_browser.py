@@ -1,9 +1,13 @@
 """The built book in headless Chromium: it stands alone, it draws, and its mixer computes what sympy does."""
 
+import re
+import sys
+
 import pytest
 
 from kanlib import store
 from kanlib.symbolic import SymbolicKAN
+from tests.small_project import run
 
 browser = pytest.importorskip("book.browser", reason="needs playwright (the extra dev)")
 book_pages = pytest.importorskip("benchmarks.book_pages", reason="needs playwright (the extra dev)")
@@ -66,3 +70,21 @@ def test_no_page_scrolls_sideways_on_a_phone(html, site):
 
 def test_every_internal_link_leads_somewhere(html):
     assert book_pages.dead_links(html) == []
+
+
+def test_the_whole_book_is_printed(project):
+    result = run(project, sys.executable, "-m", "book.pdf")
+    assert result.returncode == 0, result.stdout + result.stderr
+    printed = (project / "_build" / "book.pdf").read_bytes()
+    assert len(re.findall(rb"/Type /Page\b", printed)) > 20
+    # The outline names every chapter, short ASCII titles as they are.
+    for title in (
+        b"Introduction",
+        b"Method",
+        b"The classifier",
+        b"Results",
+        b"Claims",
+        b"The library",
+        b"How to cite",
+    ):
+        assert b"/Title (" + title + b")" in printed

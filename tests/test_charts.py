@@ -36,6 +36,7 @@ def drawn():
             by=["components"],
             describe="d",
         ),
+        "arcs": charts.arcs({(0, 1): -1.0, (0, 1, 2): 2.0}, ["p", "q", "r"], title="L", describe="d"),
         "bars": charts.bars({(0, 1): -1.0, (1,): 2.0}, ["p", "q"], title="L", describe="d"),
     }
 
@@ -70,6 +71,21 @@ def test_bars_name_subsets_and_tell_signs_apart():
     spec = charts.bars({(0, 1): -1.0}, ["p", "q"], title="L", describe="d").to_dict()
     (rows,) = spec["datasets"].values()
     assert rows == [{"components": "p · q", "L": -1.0, "sign": "negative"}]
+
+
+def test_arcs_lead_from_component_to_component():
+    values = {(0, 2): -1.0, (0, 1, 3): 2.0}
+    (rows,) = charts.arcs(values, list("pqrs"), title="L", describe="d").to_dict()["datasets"].values()
+    frame = pd.DataFrame(rows)
+    ends = {arc: (part["at"].min(), part["at"].max()) for arc, part in frame.groupby("arc")}
+    assert ends == {"(0, 2) 0": (0, 2), "(0, 1, 3) 0": (0, 1), "(0, 1, 3) 1": (1, 3)}
+    pair = frame["components"] == "p · r"
+    assert (frame.loc[pair, "height"] >= 0).all()
+    assert (frame.loc[~pair, "height"] <= 0).all()
+    assert set(zip(frame["components"], frame["L"], frame["sign"], strict=True)) == {
+        ("p · r", -1.0, "negative"),
+        ("p · q · s", 2.0, "positive"),
+    }
 
 
 def test_images_are_pictures_with_escaped_labels():

@@ -11,6 +11,7 @@ from kanlib import fitting, interactions, perturbation, references
 from kanlib.closed_forms import X
 from kanlib.errors import BadInputError
 from kanlib.interactions import (
+    alike,
     coefficients,
     fidelity,
     of_network,
@@ -181,6 +182,16 @@ def test_the_pair_matrix_is_symmetric_and_holds_each_pair():
     torch.testing.assert_close(pair_matrix(index, values, 4), expected)
 
 
+def test_alike_examples_become_neighbours():
+    a, b = torch.randn(2, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    profiles = torch.stack([a, b, 2 * a + 0.1 * b, b - 0.1 * a, 3 * a])
+    order, similarity = alike(profiles)
+    assert sorted(order) == [0, 1, 2, 3, 4]
+    torch.testing.assert_close(similarity, torch.corrcoef(profiles[order]))
+    assert (similarity[:3, :3] > 0.9).all() or (similarity[2:, 2:] > 0.9).all()
+    assert alike(profiles[:1])[0] == [0]
+
+
 def test_smoothed_coefficients_are_averages_of_local_ones():
     """g = (σ₁ + σ₂)² + σ₂³: E[∂₁₂ g] = 2, E[∂₂ g] = 3s², E[∂₁ g] = 0."""
     square, cube = X**2, X**3
@@ -254,9 +265,8 @@ def test_what_was_planted_is_significant_and_what_was_not_is_not():
     options = {"hidden": [4], "grid": 3, "restarts": 1, "finalists": 1, "iterations": 30}
     index, values = interactions.of_kan(fitting.fit(*fit, **options).kan, 2)
     before = torch.get_rng_state()
-    kans = interactions.refitted(*fit, n=12, **options)
+    samples, over_masks = interactions.resampled(*fit, 1.0, 2, n=12, **options)
     assert torch.equal(before, torch.get_rng_state())
-    samples = torch.stack([interactions.of_kan(kan, 2)[1] for kan in kans])
     _, doubt = interactions.significance(values, samples)
     for e, planted in enumerate([{(0,): 2, (1, 2): 3}, {(3,): 1, (0, 3): -2}]):
         for i, subset in enumerate(index):
@@ -269,12 +279,27 @@ def test_what_was_planted_is_significant_and_what_was_not_is_not():
     assert table.index.tolist() == [1, 2]
     assert table["coefficients"].tolist() == [8, 12]
     assert table.loc[2, "significant"] == (doubt[:, 4:] <= 0.05).double().mean().item()
-    again = interactions.refitted(*fit, n=2, **options)
-    assert all(
-        torch.equal(a, b)
-        for one, kan in zip(again, kans, strict=False)
-        for a, b in zip(one.coefs, kan.coefs, strict=True)
-    )
+    again = interactions.resampled(*fit, 1.0, 2, n=2, **options)
+    assert torch.equal(again[0], samples[:2])
+    assert torch.equal(again[1], over_masks[:2])
+    # Products of two have the same derivatives everywhere.
+    average = over_masks.mean(0)
+    assert average[0, index.index((1, 2))].item() == pytest.approx(3, rel=0.1)
+    assert average[1, index.index((0, 3))].item() == pytest.approx(-2, rel=0.1)
+
+
+def test_residuals_correct_what_a_surrogate_misses():
+    """f = 2σ₀ + 3σ₀σ₁ + σ₁³, of which g knows σ₀ alone: the rest of E[∂_S f] is in the residuals."""
+    scale = 0.8
+    masks = scale * torch.randn(50_000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x, y = masks.T
+    level = torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64)
+    residual = (2 * x + 3 * x * y + y**3 - x)[None]
+    found = interactions.corrected(level, residual, masks, scale, 2)
+    true = torch.tensor([[2.0, 3 * scale**2, 3.0]], dtype=torch.float64)
+    _, error = references.smoothed_from_values(residual, masks, scale, 2)
+    assert ((found - true).abs() < 4 * error).all()
+    assert error.max() < 0.06
 
 
 def test_derivatives_of_kans_over_masks_are_what_autograd_averages(fitted):

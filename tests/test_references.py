@@ -5,7 +5,7 @@ from torch import nn
 from kanlib.components import gated
 from kanlib.errors import BadInputError
 from kanlib.perturbation import OUTPUT_FUNCTIONS
-from kanlib.references import gradients, local_derivatives, smoothed, subsets
+from kanlib.references import gradients, local_derivatives, smoothed, smoothed_from_values, subsets
 
 
 @pytest.fixture
@@ -156,6 +156,18 @@ def test_smoothed_derivatives_of_a_polynomial_are_those_of_its_average():
     assert errors.max() < 0.05
 
 
+def test_values_alone_give_the_same_derivatives_as_gradients():
+    scale = 0.7
+    masks = scale * torch.randn(200_000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x, y, z = masks.T
+    gradient = torch.stack([y * z, x * z + 0.5 * y.cos(), x * y], 1)[None]
+    values = (x * y * z + 0.5 * y.sin() + 7)[None]
+    one, error = smoothed(gradient, masks, scale, 3)
+    other, wider = smoothed_from_values(values, masks, scale, 3)
+    assert ((one - other).abs() < 4 * (error.square() + wider.square()).sqrt()).all()
+    assert wider.max() < 0.05
+
+
 def test_smoothed_derivatives_see_what_a_kink_adds():
     """f = |σ₀ + σ₁ − ½|: its second derivative is 0 wherever it exists, and twice a density on average."""
     masks = torch.randn(100_000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -165,12 +177,15 @@ def test_smoothed_derivatives_see_what_a_kink_adds():
     assert abs(values[0, 2] - true) < 4 * errors[0, 2] < 0.05
 
 
-def test_standard_errors_are_those_of_repeated_estimates():
+@pytest.mark.parametrize("of", ["gradients", "values"])
+def test_standard_errors_are_those_of_repeated_estimates(of):
     source, estimates, errors = torch.Generator().manual_seed(0), [], []
     for _ in range(200):
         masks = torch.randn(100, 3, generator=source, dtype=torch.float64)
         gradient = torch.stack([masks[:, 1] * masks[:, 2], masks[:, 0].exp(), masks[:, 0].sin()], 1)[None]
-        value, error = smoothed(gradient, masks, 1.0, 3)
+        values = (masks[:, 0].sin() + masks[:, 1] * masks[:, 2])[None]
+        estimate = {"gradients": (smoothed, gradient), "values": (smoothed_from_values, values)}[of]
+        value, error = estimate[0](estimate[1], masks, 1.0, 3)
         estimates.append(value[0])
         errors.append(error[0])
     torch.testing.assert_close(torch.stack(errors).mean(0), torch.stack(estimates).std(0), rtol=0.25, atol=0)

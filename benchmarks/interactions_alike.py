@@ -1,0 +1,78 @@
+"""Do examples of one class have the same interactions? Profiles of 64 digits, compared two by two.
+
+A profile is an example's coefficients of one order, averaged over the masks, or COAR's weights; two profiles are
+as alike as they correlate. The score is how often two examples of one class are more alike than two of different
+classes (the area under the ROC curve): one half where profiles know nothing of classes. Nothing told them.
+"""
+
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from benchmarks.recorded import responses
+from kanlib import claims, fitting, interactions, metrics
+from kanlib.setups import Surrogate, generator
+from kanlib.surrogates import Linear, Split
+
+SETUP, EXAMPLES, DRAWS = "digits_resnet18", 64, 2000
+WORDS = {"coar": "by COAR's weights"} | {f"{r}": f"by coefficients of order {r} over the masks" for r in (1, 2, 3)}
+
+
+def main() -> None:
+    torch.set_num_threads(2)
+    data = responses(SETUP, "digits64", n_examples=EXAMPLES, n_fit=4000, n_reference=0)
+    fit, unseen = (Split(data[f"masks.{s}"], data[f"responses.{s}"]) for s in ("fit", "validation"))
+    settings = Surrogate.from_setup(SETUP)
+    knobs = {name: getattr(settings, name) for name in ("hidden", "grid", "penalties", "restarts", "finalists")}
+    kan = fitting.fit(fit.masks, fit.responses, unseen.masks, unseen.responses, **knobs).kan
+    scale = data.record["parameters"]["scale"]
+    index, level = interactions.of_kan(kan, 3, unseen.masks)
+    found = interactions.corrected(level, fit.responses - kan(fit.masks), fit.masks, scale, 3)
+    orders = torch.tensor([len(s) for s in index])
+    m = fit.masks.shape[1]
+    linear = Linear(settings).fit(fit, unseen)
+    weights = (linear.predict(torch.eye(m)) - linear.predict(torch.zeros(1, m))).double()
+    profiles = {"coar": weights} | {f"{r}": found[:, orders == r] for r in (1, 2, 3)}
+
+    everyone = torch.arange(EXAMPLES)
+    drawn = torch.randint(EXAMPLES, (DRAWS, EXAMPLES), generator=generator(0, "bootstrap"))
+    whole = {name: area(profile, data["labels"], everyone) for name, profile in profiles.items()}
+    draws = {
+        name: torch.tensor([area(profile, data["labels"], draw) for draw in drawn], dtype=torch.float64)
+        for name, profile in profiles.items()
+    }
+    rows = [claim(f"interactions.same_class.{name}", WORDS[name], whole[name], draws[name]) for name in profiles]
+    ahead = whole["2"] - whole["coar"], draws["2"] - draws["coar"]
+    words = f"{WORDS['2']} less {WORDS['coar']}"
+    rows.append(claim("interactions.same_class_minus_coar", words, *ahead, "low > 0"))
+    claims.record(rows)
+    for row in rows:
+        print(f"{row.id}: {row.value:.3f} [{row.low:.3f}, {row.high:.3f}]")
+
+
+def area(profiles: Tensor, labels: Tensor, drawn: Tensor) -> float:
+    """The area under the curve over all pairs of two different ones of the examples drawn."""
+    similarity = torch.corrcoef(profiles)
+    a, b = drawn[torch.triu_indices(len(drawn), len(drawn), 1)]
+    a, b = a[a != b], b[a != b]
+    return roc_auc_score(labels[a] == labels[b], similarity[a, b])
+
+
+def claim(key: str, words: str, whole: float, draws: Tensor, target: str = "") -> claims.Claim:
+    low, high = metrics.interval(draws)
+    return claims.Claim(
+        id=key,
+        statement=f"How often two of {EXAMPLES} examples of {SETUP} that share a class are more alike than two "
+        f"that do not, {words} (chance: one half)",
+        value=whole,
+        low=low,
+        high=high,
+        target=target,
+        command="python -m benchmarks.interactions_alike",
+        cost="long",
+        device="cpu, 2 threads",
+    )
+
+
+if __name__ == "__main__":
+    main()
