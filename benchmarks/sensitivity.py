@@ -1,6 +1,6 @@
 """What the headline depends on: gate site × scale of the masks × output function, ``data/sensitivity.json``.
 
-Development examples of two setups, 2,000 fit masks; one forward pass answers for all output functions. Needs the
+Development examples of two setups, 1,500 fit masks; one forward pass answers for all output functions. Needs the
 classifiers of the setups, hence the data of the second: ``make record SETUPS=cifar10_resnet18`` trains it.
 """
 
@@ -19,7 +19,7 @@ TARGET = store.ROOT / "data" / "sensitivity.json"
 SETUPS = ("digits_resnet18", "cifar10_resnet18")
 SITES: tuple[Site, ...] = ("branch", "output")
 SCALES = (0.25, 0.5, 1.0, 1.5)
-SIZES = {"fit": 2000, "validation": 500, "test": 1000}
+SIZES = {"fit": 1500, "validation": 300, "test": 700}
 EXAMPLES = 4
 
 
