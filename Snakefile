@@ -93,6 +93,7 @@ for notebook, stage in STAGES.items():
         # that its sockets, which are local, are not encrypted.
         shell:
             "papermill {input.template} {output.notebook} -p setup {wildcards.setup} -k python3"
+            " --no-request-save-on-cell-execute --autosave-cell-every 0"
             " --no-progress-bar --log-level WARNING --stderr-file >(cat >&2) 2> >(grep -v IPKernelApp >&2)"
 
 

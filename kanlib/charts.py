@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 import torch
 from IPython.display import HTML
+from PIL import Image
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
 
 from kanlib.interactions import Subset
 from kanlib.kan import KAN
@@ -391,6 +391,7 @@ def beside(charts: Mapping[str, alt.Chart], *, by: Sequence[str], describe: str)
 
 def _png(image: Tensor) -> str:
     low, high = image.amin(), image.amax()
+    pixels = (255 * (image - low) / (high - low).clamp_min(1e-6)).byte()
     buffer = BytesIO()
-    to_pil_image((image - low) / (high - low).clamp_min(1e-6)).save(buffer, "PNG")
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(buffer, "PNG")
     return b64encode(buffer.getvalue()).decode()
