@@ -6,14 +6,16 @@ Reads the artifacts of 01_perturbation and 03_symbolic (and makes them where the
 import sys
 
 import torch
+from torch import Tensor
 
 from benchmarks.recorded import symbolic
-from kanlib import claims, interactions, metrics
-from kanlib.setups import Interactions, generator
+from kanlib import claims, interactions, metrics, networks, perturbation, store
+from kanlib.setups import Interactions, Perturbation, generator
 from kanlib.symbolic import Batch, SymbolicKAN
 
 TARGETS = {1: 0.95, 2: 0.90, 3: 0.75}  # of Spearman, smoothed, where the reliability is above RELIABLE
 RELIABLE, SIGNS = 0.9, 0.95
+MORE = 2000  # reference masks
 WORDS = {
     "local": "coefficients of order {} at rest with the network's local derivatives",
     "smoothed": "coefficients of order {} over the masks with the network's smoothed derivatives",
@@ -35,7 +37,7 @@ def main(setup: str = "digits_resnet18") -> None:
         tables["local"] = interactions.fidelity(at_rest, local[:, : len(index)], index).assign(reliability=1.0)
     if "gradient.reference" in recorded.content:
         level, _ = interactions.smoothed(forms, scale, order, seed=p.seed)
-        at = recorded["gradient.reference"], recorded["masks.reference"]
+        at = reference_masks(setup, recorded)
         found, _, sure = interactions.reference(forms, level, *at, scale, order)
         masks, responses = recorded["masks.fit"], recorded["responses.fit"]
         residual = responses - Batch(forms)(masks)
@@ -66,12 +68,25 @@ def main(setup: str = "digits_resnet18") -> None:
                         high=high,
                         target=f">= {aim}" if met and reliability > RELIABLE and kind != "own" else "",
                         command=f"python -m benchmarks.interactions_fidelity {setup}",
-                        cost="fast" if setup == "digits_resnet18" else "long",
+                        cost="long",
                         device="cpu",
                     )
                 )
                 print(rows[-1].id, round(rows[-1].value, 3), round(low, 3), round(high, 3), flush=True)
     claims.record(rows)
+
+
+def reference_masks(setup: str, recorded: store.Artifact) -> tuple[Tensor, Tensor]:
+    """The network's gradients ``[E, N, m]`` and their masks: more than in the chapter, where it is at hand."""
+    p = Perturbation.from_setup(setup)
+    if p.source == "frozen":
+        return recorded["gradient.reference"], recorded["masks.reference"]
+    m = len(recorded.record["names"])
+    masks = perturbation.masks(MORE, m, p.scale, p.seed, "reference")
+    network = networks.network(p)
+    if not torch.equal(network.positions, recorded["examples"]):
+        raise ValueError(f"{setup} was run with other examples; run make book again")
+    return network.gradients(masks), masks
 
 
 if __name__ == "__main__":
