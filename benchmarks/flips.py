@@ -5,7 +5,7 @@ and by what removing one block does, measured, ``Δf_i + Δf_j``. Then all pairs
 how do scores and true margins correlate in rank over them, and does each method's first choice flip the
 prediction, of those that some pair flips?
 
-The surrogate is the closed form on digits_resnet18 (64 examples), and the KAN on recorded setups (12 examples).
+The surrogate is the KAN, of 64 examples of digits_resnet18 and of 12 of every recorded setup.
 """
 
 import sys
@@ -16,12 +16,10 @@ import torch
 from torch import Tensor
 
 from benchmarks import recorded
-from kanlib import claims, fitting, metrics, networks
+from kanlib import claims, fitting, metrics, networks, store
 from kanlib.kan import KAN
 from kanlib.setups import Perturbation, Surrogate, generator
-from kanlib.shortening import symbolic_kans
 from kanlib.surrogates import Linear, Split
-from kanlib.symbolic import Batch
 
 DIGITS, EXAMPLES = "digits_resnet18", 64
 METHODS = {"coar": "COAR's weights", "alone": "sums of what removing one does"}
@@ -59,20 +57,18 @@ def tried(setup: str) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     return scores, clean[:, None], together
 
 
-def fitted(setup: str) -> tuple:
-    """The run's name, its responses, and its surrogate."""
+def fitted(setup: str) -> tuple[str, store.Artifact, KAN]:
+    """The run's name, its responses, and its KANs."""
     if setup == DIGITS:
         data = recorded.responses(DIGITS, "digits64", n_examples=EXAMPLES, n_fit=4000, n_reference=0)
         settings = Surrogate.from_setup(DIGITS)
-        knobs = {
-            name: getattr(settings, name) for name in ("hidden", "grid", "penalties", "restarts", "finalists")
-        }
+        names = "hidden", "grid", "penalties", "restarts", "finalists"
+        knobs = {name: getattr(settings, name) for name in names}
         fit = [data[f"{kind}.{split}"] for split in ("fit", "validation") for kind in ("masks", "responses")]
-        return "digits64", data, Batch(symbolic_kans(fitting.fit(*fit, **knobs).kan, fit[0]))
+        return "digits64", data, fitting.fit(*fit, **knobs).kan
     p = recorded.surrogates(setup)
     data = p.load("responses")
-    kept = p.load("surrogates", responses=data).content
-    return p.run, data, KAN.from_tensors({k.removeprefix("kan."): v for k, v in kept.items() if k[:4] == "kan."})
+    return p.run, data, KAN.from_tensors(p.load("surrogates", responses=data).part("kan."))
 
 
 def rank_correlations(setup: str, scores: dict[str, Tensor], margins: Tensor) -> list[claims.Claim]:

@@ -22,6 +22,7 @@ from kanlib.edges import Edges
 _STEPS = 10  # of Levenberg and Marquardt, on a and b
 _STARTS = 2  # of them for each edge and family
 _STEEPEST = 12.0  # |a| at most, over half the domain
+_FAINT = 1e-100  # |c| as written, at least
 _EDGES = 64  # matched against the grid at a time
 
 
@@ -152,7 +153,9 @@ def _wrapped(edges: Edges, name: str, tail: int, before: bool) -> Iterator[Close
     basis = design(a, b)
     solution = solved(basis, edges.target)
     powers = _in_powers(edges, solution[:, 1:])
-    values = f.written(solution[:, 0], a / edges.half, b - a * edges.middle / edges.half)
+    amplitude, *inner = f.written(solution[:, 0], a / edges.half, b - a * edges.middle / edges.half)
+    # Next to nothing is multiplied by what is next to infinite, and may be 0 by an overflow: no number at all.
+    values = [amplitude.where(amplitude.abs() > _FAINT, torch.full_like(amplitude, math.nan)), *inner]
     template = _template(name, tail, before)
     return _formed(
         edges, template, [*values, *powers[:, 1:].flip(1).unbind(1)], powers[:, 0], _mixed(basis, solution)

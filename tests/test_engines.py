@@ -214,3 +214,18 @@ def test_derivatives_at_rest_count_where_asked_for():
 
 def test_measured_forms_are_closed_forms():
     assert isinstance(symbolized(points()), ClosedForm)
+
+
+def test_what_is_usable_is_finite_as_written_far_from_zero():
+    """A bell far from 0 is ``c·exp(−b²)·exp(b² − …)``: nothing times infinity, where b is large."""
+    x = torch.linspace(24, 33, 101, dtype=torch.float64)[None].repeat(2, 1)
+    y = torch.stack([(-1.5 * (x[0] - 29).square()).exp(), (-0.05 * (x[1] - 29).square()).exp()])
+    fronts = engines.fronts(Edges(x, y, torch.full_like(x, 1 / 101)), backend="library", max_degree=5)
+    for forms, at, true in zip(fronts, x, y, strict=True):
+        for form in forms:
+            if form.misfit < 1e-6:
+                assert (form.values(at) - true).square().mean() < 1e-5 * true.var()
+            elif form.misfit < float("inf"):
+                assert form.values(at).isfinite().all()
+    # Where b is small enough, the bell is found.
+    assert min(form.misfit for form in fronts[1]) < 1e-9
