@@ -186,7 +186,7 @@ def panels(
         .encode(
             alt.X(x, type="quantitative", scale=alt.Scale(type="log" if log else "linear")),
             alt.Y(y, type="quantitative"),
-            alt.Color(color, type="nominal", sort=None),
+            alt.Color(color, type="nominal", sort=None, legend=alt.Legend(orient="bottom", columns=3)),
             alt.StrokeDash(color, type="nominal", sort=None),
             tooltip=[*used[2:], x, alt.Tooltip(y, type="quantitative", format=".3f")],
         )
