@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from benchmarks import recorded
-from kanlib import claims, fitting, metrics, networks, store
+from kanlib import claims, metrics, networks, store
 from kanlib.kan import KAN
 from kanlib.setups import Perturbation, Surrogate, generator
-from kanlib.surrogates import Linear, Split
+from kanlib.surrogates import Kan, Linear
 
-DIGITS, EXAMPLES = "digits_resnet18", 64
+DIGITS = "digits_resnet18"
 METHODS = {"coar": "COAR's weights", "alone": "sums of what removing one does"}
 
 
@@ -38,7 +38,7 @@ def main(*setups: str) -> None:
 def tried(setup: str) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """Scores ``[E, pairs]`` of every method (low hurts), clean margins ``[E, 1]``, what removing pairs does."""
     name, data, surrogate = fitted(setup)
-    fit, unseen = (Split(data[f"masks.{s}"], data[f"responses.{s}"]) for s in ("fit", "validation"))
+    fit, unseen = recorded.splits(data, "fit", "validation")
     m = fit.masks.shape[1]
     pairs = torch.tensor(list(combinations(range(m), 2)))
     singles = -torch.eye(m)
@@ -60,12 +60,9 @@ def tried(setup: str) -> tuple[dict[str, Tensor], Tensor, Tensor]:
 def fitted(setup: str) -> tuple[str, store.Artifact, KAN]:
     """The run's name, its responses, and its KANs."""
     if setup == DIGITS:
-        data = recorded.responses(DIGITS, "digits64", n_examples=EXAMPLES, n_fit=4000, n_reference=0)
-        settings = Surrogate.from_setup(DIGITS)
-        names = "hidden", "grid", "penalties", "restarts", "finalists"
-        knobs = {name: getattr(settings, name) for name in names}
-        fit = [data[f"{kind}.{split}"] for split in ("fit", "validation") for kind in ("masks", "responses")]
-        return "digits64", data, fitting.fit(*fit, **knobs).kan
+        data = recorded.digits64()
+        found = Kan(Surrogate.from_setup(DIGITS)).fit(*recorded.splits(data, "fit", "validation"))
+        return "digits64", data, found.chosen.kan
     p = recorded.surrogates(setup)
     data = p.load("responses")
     return p.run, data, KAN.from_tensors(p.load("surrogates", responses=data).part("kan."))

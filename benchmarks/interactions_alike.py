@@ -9,10 +9,10 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from benchmarks.recorded import responses
-from kanlib import claims, fitting, interactions, metrics
+from benchmarks.recorded import digits64, splits
+from kanlib import claims, interactions, metrics
 from kanlib.setups import Surrogate, generator
-from kanlib.surrogates import Linear, Split
+from kanlib.surrogates import Kan, Linear
 
 SETUP, EXAMPLES, DRAWS = "digits_resnet18", 64, 2000
 WORDS = {"coar": "by COAR's weights"} | {f"{r}": f"by coefficients of order {r} over the masks" for r in (1, 2, 3)}
@@ -20,11 +20,10 @@ WORDS = {"coar": "by COAR's weights"} | {f"{r}": f"by coefficients of order {r} 
 
 def main() -> None:
     torch.set_num_threads(2)
-    data = responses(SETUP, "digits64", n_examples=EXAMPLES, n_fit=4000, n_reference=0)
-    fit, unseen = (Split(data[f"masks.{s}"], data[f"responses.{s}"]) for s in ("fit", "validation"))
+    data = digits64()
+    fit, unseen = splits(data, "fit", "validation")
     settings = Surrogate.from_setup(SETUP)
-    knobs = {name: getattr(settings, name) for name in ("hidden", "grid", "penalties", "restarts", "finalists")}
-    kan = fitting.fit(fit.masks, fit.responses, unseen.masks, unseen.responses, **knobs).kan
+    kan = Kan(settings).fit(fit, unseen).chosen.kan
     scale = data.record["parameters"]["scale"]
     index, level = interactions.of_kan(kan, 3, unseen.masks)
     found = interactions.corrected(level, fit.responses - kan(fit.masks), fit.masks, scale, 3)

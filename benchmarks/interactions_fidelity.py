@@ -37,7 +37,7 @@ def main(setup: str = "digits_resnet18") -> None:
         tables["local"] = interactions.fidelity(at_rest, local[:, : len(index)], index).assign(reliability=1.0)
     if "gradient.reference" in recorded.content:
         level, _ = interactions.smoothed(forms, scale, order, seed=p.seed)
-        at = reference_masks(setup, recorded)
+        at = reference_gradients(setup, recorded)
         found, _, sure = interactions.reference(forms, level, *at, scale, order)
         masks, responses = recorded["masks.fit"], recorded["responses.fit"]
         residual = responses - Batch(forms)(masks)
@@ -76,7 +76,7 @@ def main(setup: str = "digits_resnet18") -> None:
     claims.record(rows)
 
 
-def reference_masks(setup: str, recorded: store.Artifact) -> tuple[Tensor, Tensor]:
+def reference_gradients(setup: str, recorded: store.Artifact) -> tuple[Tensor, Tensor]:
     """The network's gradients ``[E, N, m]`` and their masks: more than in the chapter, where it is at hand."""
     p = Perturbation.from_setup(setup)
     if p.source == "frozen":

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import pykan_fits
-from benchmarks.recorded import responses
+from benchmarks.recorded import digits64
 from kanlib import claims, metrics
 from kanlib.fitting import fit
 from kanlib.setups import generator
@@ -44,7 +44,7 @@ def timed(function) -> tuple[float, object]:
 
 
 def main() -> None:
-    data = responses(SETUP, "digits64", n_examples=64, n_fit=4000, n_reference=0)
+    data = digits64()
     (x, v, t), (y, w, true) = (
         [data[f"{kind}.{split}"] for split in ("fit", "validation", "test")] for kind in ("masks", "responses")
     )

@@ -5,6 +5,7 @@ import subprocess
 from kanlib import metrics, shortening, store
 from kanlib.kan import KAN
 from kanlib.setups import Perturbation, Surrogate, Symbolic
+from kanlib.surrogates import Split
 from kanlib.symbolic import SymbolicKAN
 
 #: Of these a chapter of the book shows a few examples and one member; what is claimed of them is of more.
@@ -29,6 +30,16 @@ def responses(setup: str, run: str, **knobs) -> store.Artifact:
             made(setup, "model")
         execute("01_perturbation", setup, run, **knobs)
     return Surrogate.from_setup(setup, {"run": run}).load("responses")
+
+
+def digits64() -> store.Artifact:
+    """Responses of 64 examples of the digits, for what needs many of them."""
+    return responses("digits_resnet18", "digits64", n_examples=64, n_fit=4000, n_reference=0)
+
+
+def splits(recorded: store.Artifact, *names: str) -> list[Split]:
+    """Masks and responses of the splits of these names."""
+    return [Split(recorded[f"masks.{name}"], recorded[f"responses.{name}"]) for name in names]
 
 
 def surrogates(setup: str) -> Surrogate:

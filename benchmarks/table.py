@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from benchmarks import pykan_fits
-from benchmarks.recorded import ENSEMBLES, EXAMPLES, responses, shortened, surrogates
+from benchmarks.recorded import ENSEMBLES, EXAMPLES, responses, shortened, splits, surrogates
 from kanlib import claims, engines, metrics, shortening, store
 from kanlib.kan import KAN
 from kanlib.setups import Perturbation, Surrogate, Symbolic, generator
-from kanlib.surrogates import SURROGATES, Split
+from kanlib.surrogates import SURROGATES
 from kanlib.symbolic import Batch
 
 TARGET = store.ROOT / "data" / "table.json"
@@ -56,9 +56,7 @@ PAPER = [
 
 def predictions(p: Surrogate, recorded: store.Artifact) -> dict[str, Tensor]:
     """Test predictions ``[e, N]`` of every method, of all examples or of the first ones."""
-    fit, validation, test = (
-        Split(recorded[f"masks.{s}"], recorded[f"responses.{s}"]) for s in ("fit", "validation", "test")
-    )
+    fit, validation, test = splits(recorded, "fit", "validation", "test")
     if store.path(p.run or p.setup, "surrogates").exists():
         fitted = p.load("surrogates", responses=recorded)
         out, kan = fitted.part("predicted."), KAN.from_tensors(fitted.part("kan."))
