@@ -5,6 +5,7 @@ Reads the artifacts of 01_perturbation and 03_symbolic (and makes them where the
 
 import sys
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -19,6 +20,8 @@ MORE = 2000  # reference masks
 WORDS = {
     "local": "coefficients of order {} at rest with the network's local derivatives",
     "smoothed": "coefficients of order {} over the masks with the network's smoothed derivatives",
+    "narrow": "coefficients of order {}, of polynomials fitted to gradients at narrow masks, with the network's "
+    "local derivatives",
     "own": "the network's own smoothed derivatives of order {}, no surrogate's, with its local ones",
 }
 
@@ -46,14 +49,18 @@ def main(setup: str = "digits_resnet18") -> None:
         tables["smoothed"]["reliability"] = sure.T.flatten().tolist()
         if local is not None:
             tables["own"] = interactions.fidelity(found, local[:, : len(index)], index).assign(reliability=1.0)
+    claims.record(compared(setup, tables, f"python -m benchmarks.interactions_fidelity {setup}", p.seed))
+
+
+def compared(setup: str, tables: dict[str, pd.DataFrame], command: str, seed: int) -> list[claims.Claim]:
+    """Rows of the ledger from tables of :func:`kanlib.interactions.fidelity`, by what :data:`WORDS` calls them."""
     rows = []
     for kind, table in tables.items():
         for r, of_order in table.groupby("order"):
             reliability = of_order["reliability"].mean()
             for measure, column, aim in (("spearman", "spearman", TARGETS[r]), ("sign_top10", "signs", SIGNS)):
                 values = torch.tensor(of_order[column].to_list(), dtype=torch.float64)
-                draws = metrics.bootstrap_mean(values, 2000, generator(p.seed, "bootstrap"))
-                low, high = metrics.interval(draws)
+                low, high = metrics.interval(metrics.bootstrap_mean(values, 2000, generator(seed, "bootstrap")))
                 met = kind == "own" or reliability <= RELIABLE or values.mean() >= aim
                 what = "Spearman" if measure == "spearman" else "Sign agreement of the ten largest"
                 rows.append(
@@ -67,13 +74,13 @@ def main(setup: str = "digits_resnet18") -> None:
                         low=low,
                         high=high,
                         target=f">= {aim}" if met and reliability > RELIABLE and kind != "own" else "",
-                        command=f"python -m benchmarks.interactions_fidelity {setup}",
+                        command=command,
                         cost="long",
                         device="cpu",
                     )
                 )
                 print(rows[-1].id, round(rows[-1].value, 3), round(low, 3), round(high, 3), flush=True)
-    claims.record(rows)
+    return rows
 
 
 def reference_gradients(setup: str, recorded: store.Artifact) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,7 @@ def responses(setup: str, run: str, **knobs) -> store.Artifact:
         knobs: parameters of 01_perturbation.
     """
     if not store.path(run, "responses").exists():
-        if Perturbation.from_setup(setup).source == "live":
+        if Perturbation.from_setup(setup, knobs).source == "live":
             made(setup, "model")
         execute("01_perturbation", setup, run, **knobs)
     return Surrogate.from_setup(setup, {"run": run}).load("responses")
@@ -35,6 +35,18 @@ def responses(setup: str, run: str, **knobs) -> store.Artifact:
 def digits64() -> store.Artifact:
     """Responses of 64 examples of the digits, for what needs many of them."""
     return responses("digits_resnet18", "digits64", n_examples=64, n_fit=4000, n_reference=0)
+
+
+def digits64_tests() -> store.Artifact:
+    """The same examples' responses to four times as many test masks: the rarest of them weigh most in an error."""
+    few = {"n_fit": 1, "n_validation": 1, "n_reference": 0}
+    return responses("digits_resnet18", "digits64_tests", n_examples=64, n_test=4000, **few)
+
+
+def cifar64() -> store.Artifact:
+    """Responses of 64 examples of CIFAR-10, those that the recording holds among them, of the network itself."""
+    few = {"n_test": 1, "n_reference": 0, "derivative_order": 1}
+    return responses("cifar10_resnet18", "cifar64", source="live", n_examples=64, n_fit=3000, **few)
 
 
 def splits(recorded: store.Artifact, *names: str) -> list[Split]:

@@ -3,9 +3,9 @@
 The edges are those of KANs with three hidden nodes, fitted to the examples of digits_resnet18. The library and
 Operon take the edges of all examples together, as they are made to; pykan, which needs seconds for each, those of
 the first. It works on its own model of the same network and on 1,000 of the fit masks, by ``auto_symbolic``, with
-those functions of its library that are finite everywhere and with weight on the fit alone. With its defaults, all
-functions and weight on simple ones, it took 13.8 seconds an edge, and the Pearson of what it made was no number.
-Nothing is refitted. All run one after the other in one process; Pearson is compared on the first example.
+those functions of its library that are finite everywhere and with weight on the fit alone: with its defaults, all
+functions and weight on simple ones, the Pearson of what it makes is no number. Nothing is refitted. All run one
+after the other in one process; Pearson is compared on the first example.
 """
 
 import time

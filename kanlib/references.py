@@ -118,12 +118,12 @@ def gradients(
     batch_size: int = 25,
     progress: bool = True,
 ) -> Tensor:
-    """``∂f(z, σ)/∂σ`` of every example at every mask, ``[E, N, m]`` (fp32), by one backward pass a batch.
+    """``∂f(z, σ)/∂σ`` of every example at every mask, ``[E, N, m]``, by one backward pass a batch.
 
     Args:
-        model: in evaluation mode, fp32, its parameters not asking for gradients.
+        model: in evaluation mode, its parameters not asking for gradients.
         components: names of the m modules to gate.
-        x: examples ``[E, ...]``, on the model's device.
+        x: examples ``[E, ...]``, on the model's device and in its precision, which is that of the gradients.
         labels: ``[E]``.
         sigma: masks ``[N, m]``.
         site: see :func:`kanlib.components.gated`.
@@ -132,12 +132,12 @@ def gradients(
         progress: show a bar.
     """
     read = OUTPUT_FUNCTIONS[output_function]
-    out = torch.empty(len(x), *sigma.shape)
+    out = x.new_empty(len(x), *sigma.shape, device="cpu")
     bar = tqdm(total=len(x) * len(sigma), desc="gradients", unit="mask", mininterval=1, disable=not progress)
     with gated(model, components, site) as gates, bar, enough_memory(batch_size):
         for e in range(len(x)):
             rows = []
-            for batch in sigma.to(x.device).split(batch_size):
+            for batch in sigma.to(x).split(batch_size):
                 at = batch.clone().requires_grad_(True)
                 value = read(gates(x[e : e + 1], at), labels[e].expand(len(at))).sum()
                 rows.append(torch.autograd.grad(value, at)[0].cpu())

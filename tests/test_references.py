@@ -128,7 +128,7 @@ def test_gradients_at_masks_are_finite_differences(smooth):
     )
     model = smooth.double()
     found = gradients(model, ["0", "2", "3"], x.double(), labels, sigma.double(), batch_size=3)
-    assert found.shape == (2, 7, 3)
+    assert (found.shape, found.dtype) == ((2, 7, 3), torch.float64)
     step = 1e-4
     with torch.no_grad(), gated(model, ["0", "2", "3"]) as gates:
         for e in range(2):
@@ -139,7 +139,7 @@ def test_gradients_at_masks_are_finite_differences(smooth):
                     OUTPUT_FUNCTIONS["margin"](gates(x[e : e + 1].double(), s), labels[e].expand(7))
                     for s in (sigma + move, sigma - move)
                 )
-                torch.testing.assert_close(found[e, :, j].double(), (up - down) / (2 * step), atol=1e-5, rtol=1e-4)
+                torch.testing.assert_close(found[e, :, j], (up - down) / (2 * step), atol=1e-7, rtol=1e-7)
     smooth.float()
 
 

@@ -1,0 +1,83 @@
+"""Surrogates made for the point σ = 0: how near to it must their masks be? ``data/interactions_narrow.json``.
+
+A polynomial's gradient is fitted to the network's own, in fp64, at masks of a falling scale, and its coefficients
+are compared with the network's exact derivatives at σ = 0: over all scales on four development examples of
+digits_resnet18, and at the scale of :data:`NARROW` on the examples that the chapters of all setups report.
+"""
+
+import json
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.linear_model import LinearRegression
+from sklearn.preprocessing import PolynomialFeatures
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from benchmarks.interactions_fidelity import compared
+from kanlib import claims, interactions, models, networks, perturbation, references, store
+from kanlib.interactions import Subset
+from kanlib.setups import Perturbation
+
+TARGET = store.ROOT / "data" / "interactions_narrow.json"
+COMMAND = "python -m benchmarks.interactions_narrow"
+DIGITS = "digits_resnet18"
+SCALES = [10.0**-r for r in range(9)]
+NARROW = 1e-7
+SETUPS = (DIGITS, "cifar10_resnet18", "imagenet_deit_tiny")
+ORDER = 3
+MASKS = 2  # for each coefficient of a component's polynomial
+
+
+def main() -> None:
+    torch.set_num_threads(2)
+    rows = []
+    for scale, table in fidelity(DIGITS, SCALES, n_examples=4, example_set="development").items():
+        for order, of_order in table.groupby("order"):
+            measures = of_order[["spearman", "signs"]].mean().to_dict()
+            rows.append({"scale": scale, "order": str(order)} | measures)
+            print(*rows[-1].values(), flush=True)
+    text = json.dumps(rows, indent=1) + "\n"
+    store.write_whole(TARGET, lambda part: part.write_text(text, encoding="utf8"))
+    for setup in SETUPS:
+        table = fidelity(setup, [NARROW])[NARROW].assign(reliability=1.0)
+        claims.record(compared(setup, {"narrow": table}, COMMAND, Perturbation.from_setup(setup).seed))
+
+
+def fidelity(setup: str, scales: list[float], **knobs) -> dict[float, pd.DataFrame]:
+    """How close polynomials fitted at each scale come to the network's local derivatives."""
+    p = Perturbation.from_setup(setup, {"source": "live", "derivative_order": ORDER} | knobs)
+    network = networks.Live(p)
+    model = models.trained(network.made_from)[0].double().requires_grad_(False)
+    local, m = network.local(), len(network.names)
+    index = interactions.subsets(m, ORDER)
+    n_masks = MASKS * (1 + m + m * (m + 1) // 2)
+    found = {}
+    for scale in scales:
+        x = perturbation.masks(n_masks, m, 1.0, p.seed, "narrow").double() * scale
+        at = model, network.names, network.images.double(), network.labels, x
+        with sdpa_kernel(SDPBackend.MATH):
+            gradient = references.gradients(*at, batch_size=p.batch_size)
+        found[scale] = interactions.fidelity(of_gradients(x, gradient, scale, index), local, index)
+    return found
+
+
+def of_gradients(x: Tensor, gradient: Tensor, scale: float, index: list[Subset]) -> Tensor:
+    """``L_S`` ``[E, n_S]`` of polynomials whose gradients come nearest to ``gradient`` ``[E, N, m]``.
+
+    That of component k is a polynomial of one degree less, in which ``∏_{j ∈ S∖k} σ_j`` has the coefficient
+    ``L_S``, for each k in S; their mean is taken.
+    """
+    e, n, m = gradient.shape
+    terms = PolynomialFeatures(max(map(len, index)) - 1)
+    features = terms.fit_transform(x.numpy() / scale)
+    found = LinearRegression(fit_intercept=False).fit(features, gradient.transpose(0, 1).reshape(n, e * m).numpy())
+    coefficients = torch.from_numpy(found.coef_).view(e, m, -1)
+    at = {tuple(np.flatnonzero(power)): i for i, power in enumerate(terms.powers_) if power.max() < 2}
+    of = [torch.stack([coefficients[:, k, at[tuple(j for j in s if j != k)]] for k in s]).mean(0) for s in index]
+    return torch.stack([v / scale ** (len(s) - 1) for v, s in zip(of, index, strict=True)], 1)
+
+
+if __name__ == "__main__":
+    main()
