@@ -36,7 +36,7 @@ def main() -> None:
     for scale, table in fidelity(DIGITS, SCALES, n_examples=4, example_set="development").items():
         for order, of_order in table.groupby("order"):
             measures = of_order[["spearman", "signs"]].mean().to_dict()
-            rows.append({"scale": scale, "order": str(order)} | measures)
+            rows.append({"surrogate": "polynomial of gradients", "scale": scale, "order": str(order)} | measures)
             print(*rows[-1].values(), flush=True)
     text = json.dumps(rows, indent=1) + "\n"
     store.write_whole(TARGET, lambda part: part.write_text(text, encoding="utf8"))
