@@ -180,11 +180,12 @@ def panels(
     sides = {"column": alt.Column(column, type="nominal", sort=None)}
     if row:
         sides["row"] = alt.Row(row, type="nominal", sort=None)
+    at = alt.Axis(values=sorted(frame[x].unique()), labelOverlap=True, format="~g")
     return (
-        alt.Chart(frame[used].round(4))
+        alt.Chart(frame[used].round({y: 4}))
         .mark_line(point=True)
         .encode(
-            alt.X(x, type="quantitative", scale=alt.Scale(type="log" if log else "linear")),
+            alt.X(x, type="quantitative", scale=alt.Scale(type="log" if log else "linear"), axis=at),
             alt.Y(y, type="quantitative"),
             alt.Color(color, type="nominal", sort=None, legend=alt.Legend(orient="bottom", columns=3)),
             alt.StrokeDash(color, type="nominal", sort=None),
