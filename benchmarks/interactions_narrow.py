@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.interactions_fidelity import compared
+from benchmarks.recorded import made
 from kanlib import claims, interactions, models, networks, perturbation, references, store
 from kanlib.interactions import Subset
 from kanlib.setups import Perturbation
@@ -47,6 +48,8 @@ def main() -> None:
 
 def fidelity(setup: str, scales: list[float], **knobs) -> dict[float, pd.DataFrame]:
     """How close polynomials fitted at each scale come to the network's local derivatives."""
+    if not store.path(setup, "model").exists():
+        made(setup, "model")
     p = Perturbation.from_setup(setup, {"source": "live", "derivative_order": ORDER} | knobs)
     network = networks.Live(p)
     model = models.trained(network.made_from)[0].double().requires_grad_(False)
