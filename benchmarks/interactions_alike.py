@@ -23,7 +23,7 @@ def main() -> None:
     data = digits64()
     fit, unseen = splits(data, "fit", "validation")
     settings = Surrogate.from_setup(SETUP)
-    kan = Kan(settings).fit(fit, unseen).chosen.kan
+    kan = Kan(settings).fit(fit, unseen).kan
     scale = data.record["parameters"]["scale"]
     index, level = interactions.of_kan(kan, 3, unseen.masks)
     found = interactions.corrected(level, fit.responses - kan(fit.masks), fit.masks, scale, 3)
