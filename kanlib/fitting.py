@@ -14,7 +14,6 @@ from kanlib.kan import KAN, averaged
 from kanlib.levenberg_marquardt import Found, Pairs, Problem, Shape, first_features, laid, mapped, search
 from kanlib.setups import generator
 
-_COARSE = 4  # candidates compete on one in so many masks, then the best go on with all of them
 _NUMBERS = 2**24  # in the tensors of one batch of searches
 
 
@@ -43,15 +42,19 @@ def fit(
     finalists: int = 2,
     members: int = 1,
     iterations: int = 24,
+    contest: int = 4,
+    relaxed: float = 1.0,
+    outside: float = 0.0,
     seed: int = 0,
     progress: bool = True,
 ) -> Fit:
     """Minimise equation 2, ``mean_i (g(σ_i; θ) − y_i)² / var(y) + penalty·roughness(θ)``, for all examples.
 
     The roughness of an edge is the sum of its spline's squared second differences, with hidden nodes scaled to
-    unit variance. For every example ``len(penalties) × restarts`` candidates take half of the ``iterations`` on a
-    quarter of the masks. The ``finalists`` best on validation go on with all masks and keep their step of lowest
-    validation error; the best of them is the result, or the mean of the ``members`` best, which is a KAN again.
+    unit variance. For every example ``len(penalties) × restarts`` candidates take half of the ``iterations`` on
+    one in ``contest`` masks. The ``finalists`` best on validation go on with all masks and keep their step of
+    lowest validation error; the best of them is the result, or the mean of the ``members`` best, which is a KAN
+    again.
     Memory is bounded, whatever E: by about 2²⁴ numbers for a batch of searches (or one search's, if that is more)
     and 2²⁶ for products of features, beside the responses themselves.
 
@@ -68,6 +71,10 @@ def fit(
         finalists: candidates that go on with all masks.
         members: how many of the finalists are averaged.
         iterations: Levenberg–Marquardt steps at most.
+        contest: one in so many masks that candidates compete on; with 1 all take all iterations on all masks.
+        relaxed: what the penalty is multiplied with for the last third of the steps on all masks.
+        outside: share of a hidden node's values beyond either end of its grid, less than 1/``grid``. There a grid
+            is extended by k intervals, which follow rare masks closer than one wide interval would.
         seed: of the random starts.
         progress: whether a bar shows it.
 
@@ -75,7 +82,10 @@ def fit(
         BadInputError: responses that are constant or not finite (the example is named), or shapes that differ.
     """
     _check(x, y, x_validation, y_validation)
-    shape = Shape(x.shape[1], tuple((n, 0) if isinstance(n, int) else tuple(n) for n in hidden), grid, order)
+    nodes = tuple((n, 0) if isinstance(n, int) else tuple(n) for n in hidden)
+    shape = Shape(x.shape[1], nodes, grid, order, outside)
+    if not 0 <= outside < 1 / grid:
+        raise BadInputError(f"outside is {outside}, expected from 0 to less than 1/{grid}; set a smaller share.")
     for layer, (alone, q) in enumerate(shape.hidden):
         if alone + q == 0:
             raise BadInputError(f"hidden layer {layer + 1} has no nodes, expected one at least; set hidden.")
@@ -89,7 +99,7 @@ def fit(
     mean, deviation = y.mean(1, keepdim=True), y.std(1, keepdim=True)
     every = Problem(first_features(x, first_grid, order), (y - mean) / deviation)
     held_out = Problem(first_features(x_validation, first_grid, order), (y_validation - mean) / deviation)
-    coarse = every.part(max(len(x) // _COARSE, min(len(x), 2 * shape.n_parameters)))
+    coarse = every.part(max(len(x) // contest, min(len(x), 2 * shape.n_parameters)))
 
     choices = [(penalty, restart) for penalty in penalties for restart in range(restarts)]
     starts = [_start(shape, restart, seed, x) for _, restart in choices]
@@ -97,13 +107,18 @@ def fit(
     choice = torch.arange(len(choices), device=x.device).repeat(len(y))
     example = torch.arange(len(y), device=x.device).repeat_interleave(len(choices))
     finalists = min(max(finalists, members), len(choices))
+    half, last_kept = max(1, iterations // 2), min(members, finalists)
+    if contest == 1:
+        stages = [(every, last_kept, iterations, relaxed)]
+    else:
+        stages = [(coarse, finalists, half, 1.0), (every, last_kept, half, relaxed)]
     grids: tuple[Tensor, ...] = ()
-    total, shown = len(y) * (len(choices) + finalists), {"desc": "KAN fits", "unit": "search", "mininterval": 1}
+    searches = len(choices) + (finalists if contest > 1 else 0)
+    total, shown = len(y) * searches, {"desc": "KAN fits", "unit": "search", "mininterval": 1}
     with tqdm(total=total, disable=not progress, **shown) as bar:
-        for problem, kept in ((coarse, finalists), (every, min(members, finalists))):
+        for problem, kept, *how in stages:
             penalty = x.new_tensor([p for p, _ in choices])[choice]
-            steps = max(1, iterations // 2)
-            found = _searched(shape, coefs, grids, problem, held_out, example, penalty, steps, bar)
+            found = _searched(shape, coefs, grids, problem, held_out, example, penalty, *how, bar)
             best = found.error.view(len(y), -1).argsort(dim=1, stable=True)[:, :kept]
             best = (best + len(example) // len(y) * torch.arange(len(y), device=x.device)[:, None]).flatten()
             found, choice, example = mapped(lambda v, best=best: v[best], found), choice[best], example[best]
@@ -151,6 +166,7 @@ def _searched(
     example: Tensor,
     penalty: Tensor,
     steps: int,
+    relaxed: float,
     bar: tqdm,
 ) -> Found:
     """Searches from these coefficients and middle grids for these examples, as many at a time as memory allows.
@@ -164,7 +180,7 @@ def _searched(
     def searched(part: Tensor) -> Found:
         mine, unseen = (Problem(p.features, p.y[example[part]]) for p in (problem, held_out))
         start = mapped(lambda v: v[part], (coefs, grids))
-        found = search(shape, *start, mine, pairs, unseen, penalty[part], steps)
+        found = search(shape, *start, mine, pairs, unseen, penalty[part], steps, relaxed)
         bar.update(len(part))
         return found
 

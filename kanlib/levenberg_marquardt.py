@@ -19,11 +19,12 @@ from torch import Tensor
 from kanlib.kan import mixed, multiplied
 from kanlib.splines import features, roughness, values_and_slopes
 
-_MARGIN = 0.05  # a grid covers the inputs it was laid over and this much more on each side
+_MARGIN = 0.05  # a grid goes on for this much of its length on each side
 _EVEN = 0.3  # share of even spacing in a grid; the rest follows the inputs' quantiles (pykan's grid_eps)
 _QUANTILE_SAMPLE = 500  # about so many inputs place a grid's inner points
 _LAST = 0.1  # penalty on the last layer, relative to the others'
 _RIDGE = 1e-6  # on every coefficient, so that every system has a solution
+_DAMPING = 0.1  # of a search's first step
 _REGRID = 5  # steps between two looks at the grids of middle layers
 _PAIRS = 2**26  # products of pairs of features that are kept
 _TILE = 2**20  # of those that are made when they are needed, at a time
@@ -34,12 +35,16 @@ _ROWS = 256  # of a Gauss–Newton matrix at a time
 
 @dataclass(frozen=True)
 class Shape:
-    """The shape of a KAN: inputs, ``(sums, products)`` of each hidden layer, grid intervals, spline order."""
+    """The shape of a KAN: inputs, ``(sums, products)`` of each hidden layer, grid intervals, spline order.
+
+    ``outside`` is the share of a hidden node's values that lies beyond either end of its grid.
+    """
 
     m: int
     hidden: tuple[tuple[int, int], ...]
     grid: int
     order: int
+    outside: float = 0.0
 
     @property
     def products(self) -> tuple[int, ...]:
@@ -142,18 +147,27 @@ def search(
     held_out: Problem,
     penalty: Tensor,
     steps: int,
+    relaxed: float = 1.0,
 ) -> Found:
-    """Levenberg–Marquardt with a damping and acceptance of its own for every search of a batch."""
+    """Levenberg–Marquardt with a damping and acceptance of its own for every search of a batch.
+
+    The last third of the steps are taken with ``relaxed`` times the penalty, and the best of them is kept.
+    """
     point = _at(coefs, grids, shape, problem, penalty)
     best = _judged(point, shape, held_out, 0)
     if not coefs:
         return best
     system = _system(point, shape, problem, pairs, penalty)
-    damping = torch.full_like(penalty, 0.1)
+    damping = torch.full_like(penalty, _DAMPING)
     for step in range(1, steps + 1):
-        if step % _REGRID == 0 and len(coefs) > 1:
+        relaxes = relaxed != 1 and step == steps - steps // 3 + 1
+        if relaxes:
+            penalty, damping = relaxed * penalty, torch.full_like(damping, _DAMPING)
+        if relaxes or (step % _REGRID == 0 and len(coefs) > 1):
             point = _at(*_relaid(point, shape), shape, problem, penalty)
             system = _system(point, shape, problem, pairs, penalty)
+        if relaxes:
+            best = _judged(point, shape, held_out, step - 1)
         move, solvable = _solved_for(system, damping)
         moved = tuple(c + d for c, d in zip(point.coefs, _shaped(move, point.coefs), strict=False))[:-1]
         proposal = _at(moved, point.grids[:-1], shape, problem, penalty)
@@ -187,7 +201,7 @@ def _at(
             coefs[layer], s = coef / scale[..., None], s / scale
         h = multiplied(s, shape.products[layer])
         if layer == len(grids):
-            grids.append(laid(h, shape.grid))
+            grids.append(laid(h, shape.grid, shape.outside))
         values, slope = values_and_slopes(h, grids[layer], shape.order)
         sums.append(s)
         feats.append(values)
@@ -345,7 +359,7 @@ def _relaid(point: Point, shape: Shape) -> tuple[tuple[Tensor, ...], tuple[Tenso
     coefs, grids = [point.coefs[0]], []
     for layer, old in enumerate(point.coefs[1:-1]):
         h = multiplied(point.sums[layer], shape.products[layer])
-        grid = laid(h, shape.grid)
+        grid = laid(h, shape.grid, shape.outside)
         new = features(h, grid, shape.order).double()
         values = torch.einsum("eoib,eibn->eion", old.double(), point.features[layer].double())
         normal = new @ new.mT / h.shape[2]
@@ -356,13 +370,18 @@ def _relaid(point: Point, shape: Shape) -> tuple[tuple[Tensor, ...], tuple[Tenso
     return tuple(coefs), tuple(grids)
 
 
-def laid(h: Tensor, grid: int) -> Tensor:
-    """Grids ``[C, in, G + 1]`` over inputs ``[C, in, N]``, spaced in part evenly, in part by their quantiles."""
-    low, high = h.amin(2, keepdim=True), h.amax(2, keepdim=True)
+def laid(h: Tensor, grid: int, outside: float = 0.0) -> Tensor:
+    """Grids ``[C, in, G + 1]`` over inputs ``[C, in, N]``, spaced in part evenly, in part by their quantiles.
+
+    Of the inputs a share of about ``outside`` < 1/G is left beyond either end, where a grid is extended.
+    """
+    some = h[:, :, :: max(1, h.shape[2] // _QUANTILE_SAMPLE)].sort(2).values
+    beyond = round(outside * (some.shape[2] - 1))
+    ends = some[:, :, beyond : some.shape[2] - beyond] if beyond else h
+    low, high = ends.amin(2, keepdim=True), ends.amax(2, keepdim=True)
     pad = _MARGIN * (high - low).clamp_min(1e-6)
     low, high = low - pad, high + pad
     at = torch.linspace(0, 1, grid + 1, dtype=h.dtype, device=h.device)
-    some = h[:, :, :: max(1, h.shape[2] // _QUANTILE_SAMPLE)].sort(2).values
     inner = some[:, :, (at[1:-1] * some.shape[2]).long()]
     return _EVEN * (low + (high - low) * at) + (1 - _EVEN) * torch.cat([low, inner, high], 2)
 

@@ -203,6 +203,9 @@ class Kan:
             finalists=s.finalists,
             members=s.members,
             iterations=s.iterations,
+            contest=s.contest,
+            relaxed=s.relaxed,
+            outside=s.outside,
             seed=s.seed,
         )
         rest = (v.cpu() for v in (found.validation_mse, found.penalty, found.restart, found.steps))

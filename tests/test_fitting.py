@@ -124,6 +124,39 @@ def test_the_best_penalty_and_restart_on_validation_are_kept():
     assert found.penalty.tolist() == [SMALL["penalties"][i] for i in alone.argmin(0)]
 
 
+def test_without_a_contest_every_candidate_goes_all_the_way():
+    data = problem()
+    settings = SMALL | {"contest": 1}
+    found = fit(*data, **settings)
+    alone = torch.stack([fit(*data, **settings | {"penalties": [p]}).validation_mse for p in SMALL["penalties"]])
+    torch.testing.assert_close(found.validation_mse, alone.amin(0), rtol=1e-5, atol=0)
+
+
+def test_a_relaxed_penalty_shrinks_less_and_keeps_a_late_step():
+    x, y, v, w = problem()
+    settings = SMALL | {"penalties": [1e-2], "restarts": 1, "contest": 1, "iterations": 30}
+    tight, relaxed = (fit(x, y, v, w, **settings, relaxed=r) for r in (1.0, 0.1))
+    assert ((relaxed.kan(x) - y).square().mean(1) < (tight.kan(x) - y).square().mean(1)).all()
+    assert (relaxed.steps >= 20).all()
+    assert (relaxed.penalty == tight.penalty).all()
+
+
+def test_hidden_nodes_may_leave_their_grids():
+    x, y, v, w = problem()
+    inside, beyond = (fit(x, y, v, w, **SMALL, outside=share).kan for share in (0.0, 0.1))
+    for kan, low, high in ((inside, 0.0, 0.0), (beyond, 0.01, 0.1)):
+        hidden, grid = kan.activations(x)[1], kan.grids[1]
+        for out in (hidden < grid[..., :1], hidden > grid[..., -1:]):
+            assert (out.double().mean(2) >= low).all()
+            assert (out.double().mean(2) <= high).all()
+
+
+@pytest.mark.parametrize("share", [-0.1, 1 / 3, np.nan])
+def test_more_than_a_grid_can_leave_out_is_refused(share):
+    with pytest.raises(BadInputError, match="outside is"):
+        fit(*problem(), **SMALL, outside=share)
+
+
 def test_members_are_averaged():
     data = problem()
     settings = SMALL | {"finalists": 4, "penalties": [1e-4], "restarts": 2}

@@ -105,3 +105,11 @@ def test_grids_increase_whatever_enters_them():
         assert (grid.diff(dim=2) > 0).all()
         assert (grid[..., 0] <= h.amin(2)).all()
         assert (grid[..., -1] >= h.amax(2)).all()
+
+
+def test_grids_increase_with_inputs_beyond_their_ends():
+    for h in (randn(2, 3, 400), torch.zeros(1, 2, 50), torch.tensor([0.0] * 90 + [1.0] * 10).expand(1, 1, -1)):
+        grid = lm.laid(h, 6, 0.1)
+        assert (grid.diff(dim=2) > 0).all()
+        for out in (h < grid[..., :1], h > grid[..., -1:]):
+            assert (out.double().mean(2) <= 0.11).all()

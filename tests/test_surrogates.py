@@ -137,6 +137,11 @@ def test_the_kan_takes_its_settings():
     assert net.widths == (3, 3, 2, 1)
     assert net.products == (1, 0, 0)
     assert (net.order, net.coefs[0].shape[3]) == (5, 1 + 4 + 5)
+    changed = {"contest": 1, "relaxed": 0.1, "outside": 0.05}
+    for name, value in changed.items():
+        other = SURROGATES["kan"](settings.model_copy(update={"iterations": 6, name: value})).fit(fit, validation)
+        usual = SURROGATES["kan"](settings.model_copy(update={"iterations": 6})).fit(fit, validation)
+        assert not torch.equal(other.kan.coefs[0], usual.kan.coefs[0]), name
     both = settings.model_copy(update={"members": 2})
     assert SURROGATES["kan"](both).fit(fit, validation).kan.widths == (3, 6, 4, 1)
 
