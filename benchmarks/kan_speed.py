@@ -9,8 +9,7 @@ The test is the setup's own, and another of four times as many masks, with and w
 farthest: a squared error is made of the rarest masks, and no fit has seen their like.
 
 Our setting was chosen on 32 development examples: one start, as pykan has, whose steps all see all masks, a tenth
-of the penalty for the last third of them, and a few masks beyond either end of the hidden nodes' grids. With a
-contest on a part of the masks, the whole penalty or wider grids our KANs predict too little at rare masks.
+of the penalty for the last third of them, and a few masks beyond either end of the hidden nodes' grids.
 """
 
 import statistics

@@ -82,13 +82,7 @@ def fit(
         BadInputError: responses that are constant or not finite (the example is named), or shapes that differ.
     """
     _check(x, y, x_validation, y_validation)
-    nodes = tuple((n, 0) if isinstance(n, int) else tuple(n) for n in hidden)
-    shape = Shape(x.shape[1], nodes, grid, order, outside)
-    if not 0 <= outside < 1 / grid:
-        raise BadInputError(f"outside is {outside}, expected from 0 to less than 1/{grid}; set a smaller share.")
-    for layer, (alone, q) in enumerate(shape.hidden):
-        if alone + q == 0:
-            raise BadInputError(f"hidden layer {layer + 1} has no nodes, expected one at least; set hidden.")
+    shape = _shape(x.shape[1], hidden, grid, order, outside)
     if len(x) < shape.n_parameters:
         warnings.warn(
             f"a KAN of {shape.n_parameters} parameters is fitted to {len(x)} masks, so the penalty decides much "
@@ -149,6 +143,16 @@ def _check(x: Tensor, y: Tensor, x_validation: Tensor, y_validation: Tensor) -> 
         raise BadInputError(
             f"responses of example {e + 1} are constant or not finite, so there is nothing to fit; leave it out."
         )
+
+
+def _shape(m: int, hidden: Sequence[int | Sequence[int]], grid: int, order: int, outside: float) -> Shape:
+    nodes = tuple((n, 0) if isinstance(n, int) else tuple(n) for n in hidden)
+    if not 0 <= outside < 1 / grid:
+        raise BadInputError(f"outside is {outside}, expected from 0 to less than 1/{grid}; set a smaller share.")
+    for layer, (alone, q) in enumerate(nodes):
+        if alone + q == 0:
+            raise BadInputError(f"hidden layer {layer + 1} has no nodes, expected one at least; set hidden.")
+    return Shape(m, nodes, grid, order, outside)
 
 
 def _start(shape: Shape, restart: int, seed: int, like: Tensor) -> list[Tensor]:
