@@ -3,26 +3,27 @@ PYTHON ?= python3
 SETUPS ?= digits_resnet18
 CORES ?= 2
 PORT ?= 8000
-export PATH := $(CURDIR)/.venv/bin:$(PATH)
+VENV ?= .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Kernels and tools answer for themselves, not for what the caller's shell has set up.
 unexport PYTHONPATH VIRTUAL_ENV
-INSTALLED := .venv/installed
+INSTALLED := $(VENV)/installed
 # A run that was interrupted is taken up again.
 SNAKEMAKE = snakemake book --rerun-incomplete --cores $(CORES) --quiet host reason rules --config setups="$(SETUPS)"
 
 .DEFAULT_GOAL := help
-.PHONY: help install book pdf record serve test check soak claims claims-all lock clean
+.PHONY: help install book pdf record serve lint types test check soak claims claims-all lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(INSTALLED) ## make .venv and install the pinned packages into it
+install: $(INSTALLED) ## make .venv (or VENV) and install the pinned packages into it
 
 $(INSTALLED): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 		{ echo "$(PYTHON) is not Python 3.11 to 3.13; say which one is: make PYTHON=python3.12"; exit 1; }
-	test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --disable-pip-version-check -c requirements.lock -e '.[book,paper,operon,timm,dev]'
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check -c requirements.lock -e '.[book,paper,operon,timm,dev]'
 	touch $@
 
 book: $(INSTALLED) ## run SETUPS (default digits_resnet18) and build the book
@@ -36,21 +37,25 @@ pdf: book ## print the whole book to _build/book.pdf (needs Chromium)
 record: $(INSTALLED) ## record the responses of SETUPS into data/responses; goes on where it stopped
 	for setup in $(SETUPS); do \
 		snakemake _artifacts/$$setup/model.safetensors --rerun-incomplete --cores $(CORES) --quiet host reason rules \
-			--config setups=$$setup && python -m kanlib.recording $$setup || exit 1; \
+			--config setups=$$setup && python -m kanlib.networks.recording $$setup || exit 1; \
 	done
 
 serve: $(INSTALLED) ## show the built book on http://localhost:PORT (default 8000)
 	python -m http.server --bind localhost --directory _build/html $(PORT)
 
-check: $(INSTALLED) ## ruff and the unit tests
+lint: $(INSTALLED) ## ruff
 	ruff check .
 	ruff format --check .
-	python -m pytest -q -m "not slow and not soak"
 
-test: $(INSTALLED) ## everything: unit tests, notebooks with small parameters, the book
-	ruff check .
-	ruff format --check .
-	python -m pytest -q -m "not soak"
+types: $(INSTALLED) ## the type checker
+	mypy
+
+check: lint types ## ruff, types and the unit tests
+	python -m pytest -q -n $(CORES) -m "not slow and not soak"
+
+test: lint types ## everything: unit tests with their line coverage, notebooks with small parameters, the book
+	python -m pytest -q -n $(CORES) -m "not slow and not soak" --cov
+	python -m pytest -q -m "slow and not soak"
 
 soak: $(INSTALLED) ## what takes longer than make test may
 	python -m pytest -q -rP -m soak

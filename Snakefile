@@ -1,57 +1,42 @@
-"""The order of the notebooks and of the book. `make book` calls it; `snakemake -n book` says what it would do."""
+"""The order of the notebooks and of the book. `make book` calls it; `snakemake -n book` says what it would do.
+
+Nothing is listed here: a notebook's place in the order, and what it depends on, are read off the notebook itself.
+"""
 
 from pathlib import Path
 
 import yaml
 
-from kanlib import networks, setups, store
+from kanlib import setups, sources, store
+from kanlib.networks import answers
 
-SETUPS = config.get("setups", "digits_resnet18").split()
+DEFAULT = "digits_resnet18"
+SETUPS = config.get("setups", DEFAULT).split()
+NOTEBOOKS = {file.stem: file for file in sorted(store.NOTEBOOKS.glob("*.ipynb"))}
 # Setups whose responses come with the project need neither weights nor data.
 FROZEN = {name for name in SETUPS if setups.Perturbation.from_setup(name).source == "frozen"}
 # Nobody has recorded these yet: their page says how to.
-PENDING = {name for name in FROZEN if not networks.path(name).exists()}
+PENDING = {name for name in FROZEN if not answers.path(name).exists()}
 NOT_SOURCES = {"setups", "__pycache__", ".ipynb_checkpoints"}
-# What each notebook reads and writes, and which modules its result depends on.
-STAGES = {
-    "00_training": dict(reads=[], writes=["model"], modules=["images", "models", "training"]),
-    "01_perturbation": dict(
-        reads=["model"],
-        writes=["responses"],
-        modules=["images", "models", "components", "perturbation", "references", "networks"],
-    ),
-    "02_surrogate": dict(
-        reads=["responses"],
-        writes=["surrogates", "scores", "curve"],
-        modules=["metrics", "splines", "kan", "levenberg_marquardt", "fitting", "pykan", "surrogates"],
-    ),
-    "03_symbolic": dict(
-        reads=["responses", "surrogates", "scores"],
-        writes=["symbolic"],
-        modules=["metrics", "splines", "kan", "closed_forms", "edges", "library", "engines", "symbolic", "refit"]
-        + ["shortening", "notation", "jets", "interactions"],
-    ),
-    "04_interactions": dict(
-        reads=["responses", "surrogates", "symbolic"],
-        writes=["interactions"],
-        modules=["perturbation", "references", "metrics", "splines", "kan", "levenberg_marquardt", "fitting"]
-        + ["closed_forms", "symbolic", "notation", "jets", "interactions", "mixer"],
-    ),
-}
+
+
+def relative(path):
+    return str(path.relative_to(store.ROOT))
 
 
 def artifact(kind):
-    return str(store.path("{setup}", kind).relative_to(store.ROOT))
+    return relative(store.path("{setup}", kind))
 
 
 def inputs(notebook):
-    """What a notebook reads; in place of the model, the recording of a frozen setup."""
-    reads = STAGES[notebook]["reads"]
+    """What a notebook reads; 01_perturbation reads the model, or the recording of a frozen setup."""
+    loads, saves = sources.artifacts(NOTEBOOKS[notebook])
 
     def of(wildcards):
-        if "model" in reads and wildcards.setup in FROZEN:
-            return [str(networks.path(wildcards.setup).relative_to(store.ROOT))]
-        return [artifact(kind).format(setup=wildcards.setup) for kind in reads]
+        if "responses" in saves:
+            frozen = wildcards.setup in FROZEN
+            return [relative(answers.path(wildcards.setup)) if frozen else relative(store.path(wildcards.setup, "model"))]
+        return [artifact(kind).format(setup=wildcards.setup) for kind in loads]
 
     return of
 
@@ -59,7 +44,7 @@ def inputs(notebook):
 def pages(setup):
     if setup in PENDING:
         return ["pending"]
-    return [notebook for notebook in STAGES if not (setup in FROZEN and notebook == "00_training")]
+    return [notebook for notebook in NOTEBOOKS if not (setup in FROZEN and notebook == "00_training")]
 
 
 def page(setup, name):
@@ -71,21 +56,21 @@ rule all:
         [page(setup, name) for setup in SETUPS for name in pages(setup)],
 
 
-for notebook, stage in STAGES.items():
+for notebook, template in NOTEBOOKS.items():
 
     rule:
         name:
             notebook
         input:
             inputs(notebook),
-            [f"kanlib/{module}.py" for module in [*stage["modules"], "setups", "store", "charts"]],
-            template=f"notebooks/{notebook}.ipynb",
+            [relative(module) for module in sources.reached(template)],
+            template=relative(template),
         output:
             # update(): what was there before stays if the notebook fails.
-            [update(artifact(kind)) for kind in stage["writes"]],
+            [update(artifact(kind)) for kind in sources.artifacts(template)[1]],
             notebook=update(f"book/setups/{{setup}}/{notebook}.ipynb"),
         params:
-            knobs=lambda wildcards, stage=setups.STAGES[notebook[3:]]: stage.from_setup(wildcards.setup).model_dump(),
+            knobs=lambda wildcards, stage=setups.of_notebook(notebook): stage.from_setup(wildcards.setup).model_dump(),
         threads: workflow.cores
         message:
             "{wildcards.setup}: " + notebook
@@ -114,15 +99,18 @@ rule toc:
     output:
         "_build/toc.yml",
     params:
-        setups=SETUPS,
+        pages={setup: pages(setup) for setup in dict.fromkeys([DEFAULT, *SETUPS])},
     run:
-        # book/_toc.yml lists the default setup; every other one gets a part like it.
+        # book/_toc.yml has an empty part for the default setup; every other one gets a part after it.
         toc = yaml.safe_load(Path(input[0]).read_text(encoding="utf8"))
-        at = next(i for i, part in enumerate(toc["parts"]) if part["caption"] == "Results")
+        at = next(i for i, part in enumerate(toc["parts"]) if not part["chapters"])
+        captions = {DEFAULT: toc["parts"].pop(at)["caption"]}
         toc["parts"][at:at] = [
-            {"caption": setup, "chapters": [{"file": f"setups/{setup}/{notebook}"} for notebook in pages(setup)]}
-            for setup in SETUPS
-            if setup != "digits_resnet18"
+            {
+                "caption": captions.get(setup, setup),
+                "chapters": [{"file": f"setups/{setup}/{notebook}"} for notebook in notebooks],
+            }
+            for setup, notebooks in params.pages.items()
         ]
         Path(output[0]).write_text(yaml.safe_dump(toc, sort_keys=False), encoding="utf8")
 
@@ -131,7 +119,7 @@ rule book:
     input:
         rules.all.input,
         [str(f) for f in Path("book").rglob("*.*") if f.is_file() and not NOT_SOURCES & set(f.parts)],
-        [str(file) for file in Path("kanlib").glob("*.py")],
+        [relative(module) for module in sources.modules().values()],
         "_config.yml",
         [str(file) for file in Path("data").glob("*.json")],
         toc=rules.toc.output,

@@ -2,11 +2,13 @@
 
 import sys
 
+import pandas as pd
 import torch
+from torch import Tensor
 
-from benchmarks.recorded import surrogates
-from kanlib import claims, metrics
-from kanlib.setups import generator
+from benchmarks.runs import surrogates
+from kanlib import claims, metrics, store
+from kanlib.masks import Split
 
 TARGETS = {
     "digits_resnet18": {"accuracy": ">= 0.98", "kan": ">= 0.96", "ahead": ">= 0"},
@@ -20,88 +22,70 @@ PEERS = ("cubic", "trees", "mlp")
 def main(setup: str) -> None:
     p = surrogates(setup)
     recorded = p.load("responses")
-    fitted = p.load("surrogates", responses=recorded)
+    predicted = p.load("surrogates", responses=recorded).part("predicted.")
     curve = p.load("curve", responses=recorded).content
-    targets = TARGETS.get(setup, {})
-    shared = {
-        "command": f"python -m benchmarks.accuracy {setup}",
-        "cost": "fast" if setup == "digits_resnet18" else "long",
-        "device": f"{recorded.record['device']}, {p.threads} threads",
-    }
-
-    rows = []
-    if "accuracy" in targets:
-        accuracy = recorded.record["accuracy"]
-        rows.append(
-            claims.Claim(
-                id=f"{setup}.accuracy",
-                statement=f"Test accuracy of the classifier of {setup}",
-                value=accuracy,
-                low=accuracy,
-                high=accuracy,
-                target=targets["accuracy"],
-                **shared,
-            )
-        )
-
-    true = recorded["responses.test"]
-    predicted = fitted.part("predicted.")
-    pearson = {name: float(metrics.pearson(predicted[name], true).mean()) for name in NAMES}
-    draws = metrics.bootstrap_pearson(
-        torch.stack([predicted[name].double() for name in NAMES]),
-        true,
-        p.n_bootstrap,
-        generator(p.seed, "bootstrap"),
+    command = claims.Command(
+        f"python -m benchmarks.accuracy {setup}",
+        "fast" if setup == "digits_resnet18" else "long",
+        f"{recorded.record['device']}, {p.threads} threads",
     )
-    for (name, words), samples in zip(NAMES.items(), draws, strict=True):
-        low, high = metrics.interval(samples)
-        rows.append(
-            claims.Claim(
-                id=f"{setup}.{name}.pearson",
-                statement=f"Test Pearson of {words} on {setup}, mean over {len(true)} examples "
-                f"({recorded.record['parameters']['gate_site']} gates, {len(recorded['masks.fit'])} fit masks)",
-                value=pearson[name],
-                low=low,
-                high=high,
-                target=targets.get(name, ""),
-                **shared,
-            )
-        )
-
-    gain = draws[list(NAMES).index("kan")] - draws[list(NAMES).index("linear")]
-    low, high = metrics.interval(gain)
-    rows.append(
-        claims.Claim(
-            id=f"{setup}.kan_minus_linear",
-            statement=f"Test Pearson of the KAN less COAR's on {setup}, mean over {len(true)} examples",
-            value=pearson["kan"] - pearson["linear"],
-            low=low,
-            high=high,
-            target="low > 0",
-            **shared,
-        )
+    claims.record(
+        [
+            *classifier(command, setup, recorded),
+            *scores(command, setup, recorded, predicted, p.n_bootstrap, p.seed),
+            *(ahead(command, setup, n, at_n, p.n_bootstrap, p.seed) for n, at_n in larger(curve)),
+        ]
     )
 
-    for n, at_n in curve[curve["masks"] >= 1000].groupby("masks"):
-        pearson = at_n.pivot(index="example", columns="surrogate", values="pearson")
-        best = pearson[list(PEERS)].mean().idxmax()
-        ahead = torch.tensor((pearson["kan"] - pearson[best]).to_list(), dtype=torch.float64)
-        draws = metrics.bootstrap_mean(ahead, p.n_bootstrap, generator(p.seed, "bootstrap"))
-        low, high = metrics.interval(draws)
-        rows.append(
-            claims.Claim(
-                id=f"{setup}.kan_ahead.{n}",
-                statement=f"Test Pearson of the KAN less that of {metrics.TITLES[best]}, the best of "
-                f"{', '.join(metrics.TITLES[name] for name in PEERS)}, on {setup} with {n} fit masks "
-                "(interval over examples)",
-                value=float(ahead.mean()),
-                low=low,
-                high=high,
-                target=targets.get("ahead", ""),
-                **shared,
-            )
+
+def classifier(command: claims.Command, setup: str, recorded: store.Artifact) -> list[claims.Claim]:
+    """Accuracy, of a classifier that is trained here."""
+    target = TARGETS.get(setup, {}).get("accuracy")
+    words = f"Test accuracy of the classifier of {setup}"
+    return [command.claim(f"{setup}.accuracy", words, recorded.record["accuracy"], target)] if target else []
+
+
+def scores(
+    command: claims.Command, setup: str, recorded: store.Artifact, predicted: dict[str, Tensor], n: int, seed: int
+) -> list[claims.Claim]:
+    """Test Pearson of COAR and of the KAN, and their difference."""
+    true, fit = recorded["responses.test"], Split.read(recorded, "fit")
+    site, targets = recorded.record["parameters"]["gate_site"], TARGETS.get(setup, {})
+    over = f"mean over {len(true)} examples"
+    rows = [
+        command.claim(
+            f"{setup}.{name}.pearson",
+            f"Test Pearson of {words} on {setup}, {over} ({site} gates, {len(fit.masks)} fit masks)",
+            metrics.pearson_estimate(predicted[name], true, n, seed),
+            targets.get(name, ""),
         )
-    claims.record(rows)
+        for name, words in NAMES.items()
+    ]
+    lead = metrics.ahead(predicted["kan"], predicted["linear"], true, n, seed)
+    words = f"Test Pearson of the KAN less COAR's on {setup}, {over}"
+    return [*rows, command.claim(f"{setup}.kan_minus_linear", words, lead, "low > 0")]
+
+
+def larger(curve: pd.DataFrame) -> list[tuple[int, pd.DataFrame]]:
+    """The scores at each number of fit masks that is not small."""
+    return list(curve[curve["masks"] >= 1000].groupby("masks"))
+
+
+def ahead(
+    command: claims.Command, setup: str, n_masks: int, at_n: pd.DataFrame, n: int, seed: int
+) -> claims.Claim:
+    """How far the KAN is above the best peer at one number of fit masks."""
+    pearson = at_n.pivot(index="example", columns="surrogate", values="pearson")
+    best = pearson[list(PEERS)].mean().idxmax()
+    lead = torch.tensor((pearson["kan"] - pearson[best]).to_list(), dtype=torch.float64)
+    return command.claim(
+        f"{setup}.kan_ahead.{n_masks}",
+        f"Test Pearson of the KAN less that of {metrics.TITLES[best]}, the best of "
+        f"{', '.join(metrics.TITLES[name] for name in PEERS)}, on {setup} with {n_masks} fit masks "
+        "(interval over examples)",
+        metrics.mean_estimate(lead, n, seed),
+        TARGETS.get(setup, {}).get("ahead", ""),
+    )
 
 
 if __name__ == "__main__":

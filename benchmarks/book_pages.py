@@ -10,17 +10,18 @@ from urllib.parse import unquote, urldefrag, urljoin, urlparse
 
 import torch
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import BrowserContext
+from playwright.sync_api import BrowserContext, ViewportSize
 
 from book.browser import opened, settled
 from kanlib import claims, store
 from kanlib.symbolic import SymbolicKAN
 
 SETUP = "digits_resnet18"
+COMMAND = claims.Command("python -m benchmarks.book_pages", device="headless Chromium")
 MIXER = f"setups/{SETUP}/04_interactions.html"
 #: Looked at with axe-core: the front page, a chapter with charts, the mixer.
 INSPECTED = ("index.html", f"setups/{SETUP}/02_surrogate.html", MIXER)
-PHONE = {"width": 375, "height": 700}
+PHONE: ViewportSize = {"width": 375, "height": 700}
 # What a page should show and does not, in words.
 _EMPTY = """() => [
     ["chart", ".vega-chart", "svg .mark-group path"],
@@ -60,20 +61,20 @@ def looked_at(browser: BrowserContext, address: str) -> dict[str, list[str]]:
     return found
 
 
-def mixer_error(browser: BrowserContext, address: str, forms: list[SymbolicKAN], n: int = 20) -> float:
+def mixer_error(browser: BrowserContext, address: str, symbolic: list[SymbolicKAN], n: int = 20) -> float:
     """Largest difference between the number that the mixer shows and the expression, at n random masks."""
     page = browser.new_page()
     page.goto(address)
     page.wait_for_selector(".mixer input")
     worst, source = 0.0, random.Random(0)  # noqa: S311 (no secret)
     for _ in range(n):
-        e = source.randrange(len(forms))
-        sigma = [round(source.uniform(-2, 2), 2) for _ in forms[e].symbols]
+        e = source.randrange(len(symbolic))
+        sigma = [round(source.uniform(-2, 2), 2) for _ in symbolic[e].symbols]
         page.locator(".mixer select").select_option(str(e))
         for i, value in enumerate(sigma):
             page.locator(".mixer input").nth(i).fill(str(value))
-        shown = float(page.locator(".mixer-form").get_attribute("data-value"))
-        true = forms[e].expression.evalf(30, subs=dict(zip(forms[e].symbols, sigma, strict=True)))
+        shown = float(str(page.locator(".mixer-form").get_attribute("data-value")))
+        true = symbolic[e].expression.evalf(30, subs=dict(zip(symbolic[e].symbols, sigma, strict=True)))
         worst = max(worst, abs(shown - float(true)) / max(1.0, abs(float(true))))
     page.close()
     return worst
@@ -141,12 +142,11 @@ def main() -> None:
     torch.set_num_threads(1)
     html = store.ROOT / "_build" / "html"
     names = pages(html)
-    closed = store.load(store.path(SETUP, "symbolic"))
-    forms = [SymbolicKAN.from_json(value) for value in closed["short"]]
+    short = SymbolicKAN.read(store.load(store.path(SETUP, "symbolic")), "short")
     sizes = [(html / name).stat().st_size / 1e6 for name in names]
     with opened(html) as (browser, base):
         seen = {name: looked_at(browser, base + name) for name in names}
-        error = mixer_error(browser, base + MIXER, forms)
+        error = mixer_error(browser, base + MIXER, short)
         serious = [found for name in INSPECTED for found in violations(browser, base + name)]
     for name, found in seen.items():
         print(name, {kind: what for kind, what in found.items() if what} or "is well", flush=True)
@@ -160,22 +160,7 @@ def main() -> None:
         ("mean_page_mb", f"Size of a page in MB, mean over {len(names)}", sum(sizes) / len(sizes), "<= 2"),
         ("largest_page_mb", "Size of the largest page in MB", max(sizes), "<= 5"),
     ]
-    claims.record(
-        [
-            claims.Claim(
-                id=f"book.{name}",
-                statement=words,
-                value=value,
-                low=value,
-                high=value,
-                target=target,
-                command="python -m benchmarks.book_pages",
-                cost="long",
-                device="headless Chromium",
-            )
-            for name, words, value, target in rows
-        ]
-    )
+    claims.record([COMMAND.claim(f"book.{name}", words, value, target) for name, words, value, target in rows])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import psutil
 
 from kanlib import claims
 
-COMMAND = "python benchmarks/book_seconds.py"
+COMMAND = claims.Command("python -m benchmarks.book_seconds", device=f"{os.cpu_count()} CPU cores")
 FROZEN = ("cifar10_resnet18", "imagenet_deit_tiny")
 MEMORY = 4  # GB
 
@@ -53,7 +53,6 @@ def main() -> None:
         again, _ = measured(clone, "digits_resnet18")
         more, peak_of_more = measured(clone, "digits_resnet18", *FROZEN)
         peak = max(peak, peak_of_more)
-    device = f"{os.cpu_count()} CPU cores"
     rows = {
         "book.seconds": ("Seconds that make book takes in a fresh clone, after installation", first, "<= 600"),
         "book.frozen_seconds": (
@@ -69,12 +68,7 @@ def main() -> None:
             "",
         ),
     }
-    claims.record(
-        [
-            claims.Claim(name, statement, value, value, value, target, COMMAND, "long", device)
-            for name, (statement, value, target) in rows.items()
-        ]
-    )
+    claims.record([COMMAND.claim(name, *row) for name, row in rows.items()])
 
 
 if __name__ == "__main__":

@@ -10,20 +10,22 @@ recorded of imagenet_deit_tiny.
 """
 
 from dataclasses import replace
-from itertools import combinations
 
 import torch
 from torch import Tensor
 
-from benchmarks import recorded
-from kanlib import claims, metrics, networks, store
-from kanlib.kan import KAN
-from kanlib.setups import Perturbation, Surrogate, generator
-from kanlib.surrogates import Kan, Linear
+from benchmarks import runs
+from kanlib import claims, metrics, store
+from kanlib.attribution.surrogates import Kan, Linear
+from kanlib.kan.kan import KAN
+from kanlib.masks import removals, subsets
+from kanlib.networks import network
+from kanlib.setups import Perturbation, Surrogate
 
 #: Setups of which more examples are answered for here than in the book.
-LIVE = {"digits_resnet18": recorded.digits64, "cifar10_resnet18": recorded.cifar64}
+LIVE = {"digits_resnet18": runs.digits64, "cifar10_resnet18": runs.cifar64}
 RECORDED = "imagenet_deit_tiny"
+COMMAND = claims.Command("python -m benchmarks.flips")
 METHODS = {"coar": "COAR's weights", "alone": "sums of what removing one does"}
 
 
@@ -49,21 +51,20 @@ def show(rows: list[claims.Claim]) -> None:
 def tried(setup: str) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """Scores ``[E, pairs]`` of every method (low hurts), clean margins ``[E, 1]``, what removing pairs does."""
     data, surrogate = fitted(setup)
-    fit, unseen = recorded.splits(data, "fit", "validation")
+    fit, unseen = runs.splits(data, "fit", "validation")
     m = fit.masks.shape[1]
-    pairs = torch.tensor(list(combinations(range(m), 2)))
-    singles = -torch.eye(m)
-    masks = singles[pairs].sum(1)
+    index = subsets(m, 2)
+    pairs, masks = torch.tensor(index[m:]), removals(m, index)
     asked = {"n_examples": len(fit.responses)} | ({"source": "live"} if setup in LIVE else {})
-    network = networks.network(Perturbation.from_setup(setup, asked))
-    if not torch.equal(network.positions, data["examples"]):
+    answers = network(Perturbation.from_setup(setup, asked))
+    if not torch.equal(answers.positions, data["examples"]):
         raise ValueError(f"other examples of {setup} were recorded; remove that run and run again")
-    found, clean = network.responses("ablation", torch.cat([singles, masks]))
+    found, clean = answers.responses("ablation", masks)
     alone, together = found.split([m, len(pairs)], 1)
     linear = Linear(Surrogate.from_setup(setup)).fit(fit, unseen)
     scores = {
-        "surrogate": surrogate(masks),
-        "coar": linear.predict(masks) - linear.predict(torch.zeros(1, m)),
+        "surrogate": surrogate(masks[m:]),
+        "coar": linear.predict(masks[m:]) - linear.predict(torch.zeros(1, m)),
         "alone": alone[:, pairs].sum(2),
     }
     return scores, clean[:, None], together
@@ -73,11 +74,16 @@ def fitted(setup: str) -> tuple[store.Artifact, KAN]:
     """Responses and their KANs."""
     if setup in LIVE:
         data = LIVE[setup]()
-        found = Kan(Surrogate.from_setup(setup)).fit(*recorded.splits(data, "fit", "validation"))
+        found = Kan(Surrogate.from_setup(setup)).fit(*runs.splits(data, "fit", "validation"))
         return data, found.kan
-    p = recorded.surrogates(setup)
+    p = runs.surrogates(setup)
     data = p.load("responses")
-    return data, KAN.from_tensors(p.load("surrogates", responses=data).part("kan."))
+    return data, KAN.read(p.load("surrogates", responses=data))
+
+
+def estimated(key: str, statement: str, values: Tensor, target: str = "") -> claims.Claim:
+    """The mean of what was found for each example."""
+    return COMMAND.claim(key, statement, metrics.mean_estimate(values), target)
 
 
 def rank_correlations(setup: str, scores: dict[str, Tensor], margins: Tensor) -> list[claims.Claim]:
@@ -85,11 +91,11 @@ def rank_correlations(setup: str, scores: dict[str, Tensor], margins: Tensor) ->
     by = {name: metrics.spearman(score.double(), margins.double()) for name, score in scores.items()}
     what = f"true margins without two blocks and scores of the pairs, over all pairs of {setup}, mean over "
     what += f"{len(margins)} examples"
-    rows = [claim(f"{setup}.pairs.spearman", f"Spearman of {what}: by the surrogate", by["surrogate"])]
+    rows = [estimated(f"{setup}.pairs.spearman", f"Spearman of {what}: by the surrogate", by["surrogate"])]
     for name, words in METHODS.items():
-        rows.append(claim(f"{setup}.pairs.spearman.{name}", f"Spearman of {what}: by {words}", by[name]))
+        rows.append(estimated(f"{setup}.pairs.spearman.{name}", f"Spearman of {what}: by {words}", by[name]))
     ahead = f"Spearman of {what}: by the surrogate less by COAR's weights"
-    return [*rows, claim(f"{setup}.pairs.spearman_minus_coar", ahead, by["surrogate"] - by["coar"], "low > 0")]
+    return [*rows, estimated(f"{setup}.pairs.spearman_minus_coar", ahead, by["surrogate"] - by["coar"], "low > 0")]
 
 
 def flipped(scores: dict[str, Tensor], margins: Tensor) -> dict[str, Tensor]:
@@ -112,29 +118,14 @@ def flips(key: str, where: str, found: dict[str, Tensor]) -> list[claims.Claim]:
     by["chance"] = "a pair drawn by lot"
     what = f"Share flipped by removing two blocks, of the {int(can.sum())} of {len(can)} examples of {where} that "
     what += "some pair flips: "
-    rows = [claim(f"{key}.flip_share.{name}", what + words, share[name]) for name, words in by.items()]
+    rows = [estimated(f"{key}.flip_share.{name}", what + words, share[name]) for name, words in by.items()]
     words = f"{what}the surrogate's first choice less COAR's"
-    ahead = claim(f"{key}.flip_share_minus_coar", words, share["surrogate"] - share["coar"])
+    ahead = estimated(f"{key}.flip_share_minus_coar", words, share["surrogate"] - share["coar"])
     if ahead.low > 0:
         return [*rows, replace(ahead, target="low > 0")]
     most = 1 - share["coar"].mean()
     missed = f"the aim, low > 0, is missed; no method can be ahead by more than {most:.3f}"
     return [*rows, replace(ahead, statement=f"{ahead.statement} ({missed})")]
-
-
-def claim(key: str, statement: str, values: Tensor, target: str = "") -> claims.Claim:
-    low, high = metrics.interval(metrics.bootstrap_mean(values, 2000, generator(0, "bootstrap")))
-    return claims.Claim(
-        id=key,
-        statement=statement,
-        value=values.mean().item(),
-        low=low,
-        high=high,
-        target=target,
-        command="python -m benchmarks.flips",
-        cost="long",
-        device="cpu, 2 threads",
-    )
 
 
 if __name__ == "__main__":

@@ -10,15 +10,17 @@ from collections.abc import Callable
 
 import torch
 
-from kanlib import claims, models, perturbation
-from kanlib.components import find, gated
+from kanlib import claims, metrics
+from kanlib.masks import gaussian
+from kanlib.networks.components import find, gated
+from kanlib.networks.models import classifier
 
 BATCH, ROUNDS, PASSES = 25, 7, 4
 NETWORKS = {
     "ResNet-18, 32×32": ("torchvision/resnet18", 10, 32, "layer*.*"),
     "DeiT-tiny, 224×224": ("timm/deit_tiny_patch16_224", 1000, 224, "blocks.*"),
 }
-COMMAND = "python benchmarks/gating.py"
+COMMAND = claims.Command("python -m benchmarks.gating", "fast", "2 CPU cores")
 
 
 def seconds(function: Callable[[], object], passes: int = PASSES) -> float:
@@ -31,11 +33,11 @@ def seconds(function: Callable[[], object], passes: int = PASSES) -> float:
 @torch.inference_mode()
 def ratios(architecture: str, n_classes: int, size: int, pattern: str) -> tuple[list[float], list[float]]:
     """Throughput of gated passes over plain ones, and over one mask a pass, round by round."""
-    model, _ = models.classifier(architecture, n_classes, small_images=size == 32)
+    model, _ = classifier(architecture, n_classes, small_images=size == 32)
     model = model.eval()
     names = find(model, [pattern])
     x = torch.randn(BATCH, 3, size, size, generator=torch.Generator().manual_seed(0))
-    sigma = perturbation.masks(BATCH, len(names), 1.0, 0, "timing")
+    sigma = gaussian(BATCH, len(names), 1.0, 0, "timing")
     against_plain, against_single = [], []
     with gated(model, names) as gates:
         functions = (
@@ -62,22 +64,11 @@ def main() -> None:
         for name, (plain, single) in found.items()
     )
     print(said)
-    claims.record(
-        [
-            claims.Claim(
-                id="gating.relative_throughput.cpu",
-                statement=f"Responses a second over images a second of plain inference, batches of {BATCH}, fp32, "
-                f"range over {ROUNDS} rounds; the lower of two networks ({said})",
-                value=statistics.median(found[worst][0]),
-                low=min(found[worst][0]),
-                high=max(found[worst][0]),
-                target=">= 0.9",
-                command=COMMAND,
-                cost="fast",
-                device="2 CPU cores",
-            )
-        ]
-    )
+    plain = found[worst][0]
+    words = f"Responses a second over images a second of plain inference, batches of {BATCH}, fp32, range over "
+    words += f"{ROUNDS} rounds; the lower of two networks ({said})"
+    estimate = metrics.Estimate(statistics.median(plain), min(plain), max(plain))
+    claims.record([COMMAND.claim("gating.relative_throughput.cpu", words, estimate, ">= 0.9")])
 
 
 if __name__ == "__main__":

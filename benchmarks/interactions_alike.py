@@ -9,11 +9,14 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from benchmarks.recorded import digits64, splits
-from kanlib import claims, interactions, metrics
-from kanlib.setups import Surrogate, generator
-from kanlib.surrogates import Kan, Linear
+from benchmarks.runs import digits64, splits
+from kanlib import claims, metrics
+from kanlib.attribution import bias_corrected, of_kan
+from kanlib.attribution.surrogates import Kan, Linear
+from kanlib.machine import generator
+from kanlib.setups import Surrogate
 
+COMMAND = claims.Command("python -m benchmarks.interactions_alike")
 SETUP, EXAMPLES, DRAWS = "digits_resnet18", 64, 2000
 WORDS = {"coar": "by COAR's weights"} | {f"{r}": f"by coefficients of order {r} over the masks" for r in (1, 2, 3)}
 
@@ -24,9 +27,8 @@ def main() -> None:
     fit, unseen = splits(data, "fit", "validation")
     settings = Surrogate.from_setup(SETUP)
     kan = Kan(settings).fit(fit, unseen).kan
-    scale = data.record["parameters"]["scale"]
-    index, level = interactions.of_kan(kan, 3, unseen.masks)
-    found = interactions.corrected(level, fit.responses - kan(fit.masks), fit.masks, scale, 3)
+    index, level = of_kan(kan, 3, unseen.masks)
+    found = bias_corrected(level, kan, fit, 3)
     orders = torch.tensor([len(s) for s in index])
     m = fit.masks.shape[1]
     linear = Linear(settings).fit(fit, unseen)
@@ -40,10 +42,20 @@ def main() -> None:
         name: torch.tensor([area(profile, data["labels"], draw) for draw in drawn], dtype=torch.float64)
         for name, profile in profiles.items()
     }
-    rows = [claim(f"interactions.same_class.{name}", WORDS[name], whole[name], draws[name]) for name in profiles]
-    ahead = whole["2"] - whole["coar"], draws["2"] - draws["coar"]
-    words = f"{WORDS['2']} less {WORDS['coar']}"
-    rows.append(claim("interactions.same_class_minus_coar", words, *ahead, "low > 0"))
+    what = (
+        f"How often two of {EXAMPLES} examples of {SETUP} that share a class are more alike than two that do not"
+    )
+    rows = [
+        COMMAND.claim(
+            f"interactions.same_class.{name}",
+            f"{what}, {WORDS[name]} (chance: one half)",
+            metrics.Estimate(whole[name], *metrics.interval(draws[name])),
+        )
+        for name in profiles
+    ]
+    lead = metrics.Estimate(whole["2"] - whole["coar"], *metrics.interval(draws["2"] - draws["coar"]))
+    words = f"{what}, {WORDS['2']} less {WORDS['coar']} (chance: one half)"
+    rows.append(COMMAND.claim("interactions.same_class_minus_coar", words, lead, "low > 0"))
     claims.record(rows)
     for row in rows:
         print(f"{row.id}: {row.value:.3f} [{row.low:.3f}, {row.high:.3f}]")
@@ -55,22 +67,6 @@ def area(profiles: Tensor, labels: Tensor, drawn: Tensor) -> float:
     a, b = drawn[torch.triu_indices(len(drawn), len(drawn), 1)]
     a, b = a[a != b], b[a != b]
     return roc_auc_score(labels[a] == labels[b], similarity[a, b])
-
-
-def claim(key: str, words: str, whole: float, draws: Tensor, target: str = "") -> claims.Claim:
-    low, high = metrics.interval(draws)
-    return claims.Claim(
-        id=key,
-        statement=f"How often two of {EXAMPLES} examples of {SETUP} that share a class are more alike than two "
-        f"that do not, {words} (chance: one half)",
-        value=whole,
-        low=low,
-        high=high,
-        target=target,
-        command="python -m benchmarks.interactions_alike",
-        cost="long",
-        device="cpu, 2 threads",
-    )
 
 
 if __name__ == "__main__":

@@ -9,9 +9,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from benchmarks.recorded import symbolic
-from kanlib import claims, interactions, metrics, networks, perturbation, store
-from kanlib.setups import Interactions, Perturbation, generator
+from benchmarks.runs import symbolic
+from kanlib import claims, metrics, store
+from kanlib.attribution import bias_corrected, fidelity, of_symbolic, smoothed_of_network, smoothed_of_symbolic
+from kanlib.masks import Split, gaussian, subsets
+from kanlib.networks import network
+from kanlib.setups import Interactions, Perturbation
 from kanlib.symbolic import Batch, SymbolicKAN
 
 TARGETS = {1: 0.95, 2: 0.90, 3: 0.75}  # of Spearman, smoothed, where the reliability is above RELIABLE
@@ -30,56 +33,58 @@ def main(setup: str = "digits_resnet18") -> None:
     p = symbolic(setup)
     torch.set_num_threads(p.threads)
     recorded = p.load("responses")
-    closed = p.load("symbolic", responses=recorded)
-    forms = [SymbolicKAN.from_json(value) for value in closed["faithful"]]
-    order, scale = Interactions.from_setup(setup).max_order, recorded.record["parameters"]["scale"]
-    index = interactions.subsets(len(recorded.record["names"]), order)
+    faithful = SymbolicKAN.read(p.load("symbolic", responses=recorded), "faithful")
+    tables = fidelities(setup, recorded, faithful, Interactions.from_setup(setup).max_order, p.seed)
+    command = claims.Command(f"python -m benchmarks.interactions_fidelity {setup}", device="cpu")
+    claims.record(compared(command, setup, tables, p.seed))
+
+
+def fidelities(
+    setup: str, recorded: store.Artifact, faithful: list[SymbolicKAN], order: int, seed: int
+) -> dict[str, pd.DataFrame]:
+    """Tables of :func:`kanlib.attribution.fidelity`, by the references that are there."""
+    index = subsets(len(recorded.record["names"]), order)
     tables = {}
     if (local := recorded.content.get("local")) is not None:
-        at_rest = torch.stack([interactions.of_network(form, order)[1] for form in forms])
-        tables["local"] = interactions.fidelity(at_rest, local[:, : len(index)], index).assign(reliability=1.0)
+        at_rest = torch.stack([of_symbolic(one, order)[1] for one in faithful])
+        tables["local"] = fidelity(at_rest, local[:, : len(index)], index).assign(reliability=1.0)
     if "gradient.reference" in recorded.content:
-        level, _ = interactions.smoothed(forms, scale, order, seed=p.seed)
+        data = Split.read(recorded, "fit")
+        level, _ = smoothed_of_symbolic(faithful, data.scale, order, seed=seed)
         at = reference_gradients(setup, recorded)
-        found, _, sure = interactions.reference(forms, level, *at, scale, order)
-        masks, responses = recorded["masks.fit"], recorded["responses.fit"]
-        residual = responses - Batch(forms)(masks)
-        averaged = interactions.corrected(level, residual, masks, scale, order)
-        tables["smoothed"] = interactions.fidelity(averaged, found, index)
+        found, _, sure = smoothed_of_network(faithful, level, *at, data.scale, order)
+        tables["smoothed"] = fidelity(bias_corrected(level, Batch(faithful), data, order), found, index)
         tables["smoothed"]["reliability"] = sure.T.flatten().tolist()
         if local is not None:
-            tables["own"] = interactions.fidelity(found, local[:, : len(index)], index).assign(reliability=1.0)
-    claims.record(compared(setup, tables, f"python -m benchmarks.interactions_fidelity {setup}", p.seed))
+            tables["own"] = fidelity(found, local[:, : len(index)], index).assign(reliability=1.0)
+    return tables
 
 
-def compared(setup: str, tables: dict[str, pd.DataFrame], command: str, seed: int) -> list[claims.Claim]:
-    """Rows of the ledger from tables of :func:`kanlib.interactions.fidelity`, by what :data:`WORDS` calls them."""
+def compared(
+    command: claims.Command, setup: str, tables: dict[str, pd.DataFrame], seed: int
+) -> list[claims.Claim]:
+    """Rows of the ledger from these tables, by what :data:`WORDS` calls them."""
     rows = []
     for kind, table in tables.items():
         for r, of_order in table.groupby("order"):
             reliability = of_order["reliability"].mean()
             for measure, column, aim in (("spearman", "spearman", TARGETS[r]), ("sign_top10", "signs", SIGNS)):
                 values = torch.tensor(of_order[column].to_list(), dtype=torch.float64)
-                low, high = metrics.interval(metrics.bootstrap_mean(values, 2000, generator(seed, "bootstrap")))
                 met = kind == "own" or reliability <= RELIABLE or values.mean() >= aim
                 what = "Spearman" if measure == "spearman" else "Sign agreement of the ten largest"
+                missed = "" if met else f"; the aim, {aim}, is missed"
                 rows.append(
-                    claims.Claim(
-                        id=f"{setup}.interactions.{kind}.{measure}.{r}",
-                        statement=f"{what} of {WORDS[kind].format(r)} on {setup}, mean over {len(values)} "
-                        f"examples (reliability {reliability:.2f}"
-                        + ("" if met else f"; the aim, {aim}, is missed")
-                        + ")",
-                        value=values.mean().item(),
-                        low=low,
-                        high=high,
-                        target=f">= {aim}" if met and reliability > RELIABLE and kind != "own" else "",
-                        command=command,
-                        cost="long",
-                        device="cpu",
+                    command.claim(
+                        f"{setup}.interactions.{kind}.{measure}.{r}",
+                        f"{what} of {WORDS[kind].format(r)} on {setup}, mean over {len(values)} "
+                        f"examples (reliability {reliability:.2f}{missed})",
+                        metrics.mean_estimate(values, seed=seed),
+                        f">= {aim}" if met and reliability > RELIABLE and kind != "own" else "",
                     )
                 )
-                print(rows[-1].id, round(rows[-1].value, 3), round(low, 3), round(high, 3), flush=True)
+                print(
+                    rows[-1].id, *(round(v, 3) for v in (rows[-1].value, rows[-1].low, rows[-1].high)), flush=True
+                )
     return rows
 
 
@@ -89,11 +94,11 @@ def reference_gradients(setup: str, recorded: store.Artifact) -> tuple[Tensor, T
     if p.source == "frozen":
         return recorded["gradient.reference"], recorded["masks.reference"]
     m = len(recorded.record["names"])
-    masks = perturbation.masks(MORE, m, p.scale, p.seed, "reference")
-    network = networks.network(p)
-    if not torch.equal(network.positions, recorded["examples"]):
+    masks = gaussian(MORE, m, p.scale, p.seed, "reference")
+    answers = network(p)
+    if not torch.equal(answers.positions, recorded["examples"]):
         raise ValueError(f"{setup} was run with other examples; run make book again")
-    return network.gradients(masks), masks
+    return answers.gradients(masks), masks
 
 
 if __name__ == "__main__":

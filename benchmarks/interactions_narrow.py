@@ -5,9 +5,6 @@ are compared with the network's exact derivatives at σ = 0: over all scales on 
 digits_resnet18, and at the scale of :data:`NARROW` on the examples that the chapters of all setups report.
 """
 
-import json
-
-import numpy as np
 import pandas as pd
 import torch
 from sklearn.linear_model import LinearRegression
@@ -16,13 +13,16 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.interactions_fidelity import compared
-from benchmarks.recorded import made
-from kanlib import claims, interactions, models, networks, perturbation, references, store
-from kanlib.interactions import Subset
+from benchmarks.runs import made
+from kanlib import claims, store
+from kanlib.attribution import fidelity
+from kanlib.attribution.coefficients import of_polynomial
+from kanlib.masks import Subset, gaussian, subsets
+from kanlib.networks import Live
 from kanlib.setups import Perturbation
 
 TARGET = store.ROOT / "data" / "interactions_narrow.json"
-COMMAND = "python -m benchmarks.interactions_narrow"
+COMMAND = claims.Command("python -m benchmarks.interactions_narrow", device="cpu")
 DIGITS = "digits_resnet18"
 SCALES = [10.0**-r for r in range(9)]
 NARROW = 1e-7
@@ -34,35 +34,32 @@ MASKS = 2  # for each coefficient of a component's polynomial
 def main() -> None:
     torch.set_num_threads(2)
     rows = []
-    for scale, table in fidelity(DIGITS, SCALES, n_examples=4, example_set="development").items():
+    for scale, table in fidelities(DIGITS, SCALES, n_examples=4, example_set="development").items():
         for order, of_order in table.groupby("order"):
             measures = of_order[["spearman", "signs"]].mean().to_dict()
             rows.append({"surrogate": "polynomial of gradients", "scale": scale, "order": str(order)} | measures)
             print(*rows[-1].values(), flush=True)
-    text = json.dumps(rows, indent=1) + "\n"
-    store.write_whole(TARGET, lambda part: part.write_text(text, encoding="utf8"))
+    store.write_json(TARGET, rows)
     for setup in SETUPS:
-        table = fidelity(setup, [NARROW])[NARROW].assign(reliability=1.0)
-        claims.record(compared(setup, {"narrow": table}, COMMAND, Perturbation.from_setup(setup).seed))
+        table = fidelities(setup, [NARROW])[NARROW].assign(reliability=1.0)
+        claims.record(compared(COMMAND, setup, {"narrow": table}, Perturbation.from_setup(setup).seed))
 
 
-def fidelity(setup: str, scales: list[float], **knobs) -> dict[float, pd.DataFrame]:
+def fidelities(setup: str, scales: list[float], **knobs) -> dict[float, pd.DataFrame]:
     """How close polynomials fitted at each scale come to the network's local derivatives."""
     if not store.path(setup, "model").exists():
         made(setup, "model")
     p = Perturbation.from_setup(setup, {"source": "live", "derivative_order": ORDER} | knobs)
-    network = networks.Live(p)
-    model = models.trained(network.made_from)[0].double().requires_grad_(False)
-    local, m = network.local(), len(network.names)
-    index = interactions.subsets(m, ORDER)
+    live = Live(p)
+    local, m = live.local_derivatives(), len(live.components)
+    probe, index = live.probe.double(), subsets(m, ORDER)
     n_masks = MASKS * (1 + m + m * (m + 1) // 2)
     found = {}
     for scale in scales:
-        x = perturbation.masks(n_masks, m, 1.0, p.seed, "narrow").double() * scale
-        at = model, network.names, network.images.double(), network.labels, x
+        x = gaussian(n_masks, m, 1.0, p.seed, "narrow").double() * scale
         with sdpa_kernel(SDPBackend.MATH):
-            gradient = references.gradients(*at, batch_size=p.batch_size)
-        found[scale] = interactions.fidelity(of_gradients(x, gradient, scale, index), local, index)
+            gradient = probe.gradients(x)
+        found[scale] = fidelity(of_gradients(x, gradient, scale, index), local, index)
     return found
 
 
@@ -76,10 +73,13 @@ def of_gradients(x: Tensor, gradient: Tensor, scale: float, index: list[Subset])
     terms = PolynomialFeatures(max(map(len, index)) - 1)
     features = terms.fit_transform(x.numpy() / scale)
     found = LinearRegression(fit_intercept=False).fit(features, gradient.transpose(0, 1).reshape(n, e * m).numpy())
-    coefficients = torch.from_numpy(found.coef_).view(e, m, -1)
-    at = {tuple(np.flatnonzero(power)): i for i, power in enumerate(terms.powers_) if power.max() < 2}
-    of = [torch.stack([coefficients[:, k, at[tuple(j for j in s if j != k)]] for k in s]).mean(0) for s in index]
-    return torch.stack([v / scale ** (len(s) - 1) for v, s in zip(of, index, strict=True)], 1)
+    weights = torch.from_numpy(found.coef_).view(e, m, -1)
+    columns = []
+    for s in index:
+        rest = [tuple(j for j in s if j != k) for k in s]
+        each = torch.stack([of_polynomial(terms, weights[:, k], [r])[:, 0] for k, r in zip(s, rest, strict=True)])
+        columns.append(each.mean(0) / scale ** (len(s) - 1))
+    return torch.stack(columns, 1)
 
 
 if __name__ == "__main__":

@@ -11,20 +11,24 @@ import time
 import sympy
 import torch
 
-from kanlib import claims, fitting, interactions
-from kanlib.setups import generator
-from kanlib.shortening import symbolic_kans
-from kanlib.symbolic import SymbolicKAN
+from kanlib import claims
+from kanlib.attribution import of_symbolic
+from kanlib.kan import fit
+from kanlib.machine import generator
+from kanlib.masks import Split, Subset
+from kanlib.setups import Surrogate, Symbolic
+from kanlib.symbolic import SymbolicKAN, replace_edges
 
 M, EXAMPLES, ORDER = 16, 32, 3
 SAMPLED = ((3,), (11,), (1, 11))
-COMMAND = "python -m benchmarks.interactions_speed"
+COMMAND = claims.Command("python -m benchmarks.interactions_speed")
+KNOBS = Surrogate(hidden=[8], penalties=[1e-3], restarts=1, finalists=1)
 
 
-def by_sympy(form: SymbolicKAN, subset: tuple[int, ...]) -> float:
+def by_sympy(symbolic: SymbolicKAN, subset: Subset) -> float:
     """One coefficient, differentiated as an expression."""
-    chosen = [form.symbols[j] for j in subset]
-    few = form.expression.xreplace({s: sympy.Integer(0) for s in form.symbols if s not in chosen})
+    chosen = [symbolic.symbols[j] for j in subset]
+    few = symbolic.expression.xreplace({s: sympy.Integer(0) for s in symbolic.symbols if s not in chosen})
     return float(sympy.diff(few, *chosen).xreplace(dict.fromkeys(chosen, sympy.Float(0))))
 
 
@@ -38,40 +42,27 @@ def main() -> None:
         a, b = (weights @ s.T).unbind(1)
         return torch.tanh(a) * b + a.square()
 
-    kan = fitting.fit(x, true(x), v, true(v), hidden=[8], penalties=[1e-3], restarts=1, finalists=1).kan
-    forms = symbolic_kans(kan, x)
-    interactions.of_network(forms[0], ORDER)
+    kan = fit(Split(x, true(x)), Split(v, true(v)), KNOBS).kan
+    symbolic = replace_edges(kan, x, Symbolic())
+    of_symbolic(symbolic[0], ORDER)
     start = time.perf_counter()
-    found = [interactions.of_network(form, ORDER) for form in forms]
+    found = [of_symbolic(one, ORDER) for one in symbolic]
     ours = time.perf_counter() - start
 
-    (index, values), form = found[0], forms[0]
+    index, values = found[0]
     start = time.perf_counter()
-    theirs = {subset: by_sympy(form, subset) for subset in SAMPLED}
+    theirs = {subset: by_sympy(symbolic[0], subset) for subset in SAMPLED}
     seconds = (time.perf_counter() - start) / len(SAMPLED) * len(index) * EXAMPLES
     error = max(abs(values[index.index(s)].item() - value) for s, value in theirs.items())
     error /= values.abs().max().item()
-    shared = {"command": COMMAND, "cost": "long", "device": "cpu, 2 threads"}
-    where = f"{len(index)} coefficients of {EXAMPLES} closed forms, {M} components, order {ORDER}"
+    what = f"{len(index)} coefficients of {EXAMPLES} closed forms, {M} components, order {ORDER}"
+    faster = f"Times as fast as sympy.diff, at least (timed on {len(SAMPLED)} of orders 1 and 2): {what}"
+    off = f"Largest difference from sympy.diff over the largest coefficient, {len(SAMPLED)} coefficients"
     claims.record(
         [
-            claims.Claim(
-                "interactions.seconds_m16_k3", f"Seconds for {where}", ours, ours, ours, "<= 1", **shared
-            ),
-            claims.Claim(
-                "interactions.speedup_vs_sympy",
-                f"Times as fast as sympy.diff, at least (timed on {len(SAMPLED)} of orders 1 and 2): {where}",
-                *[seconds / ours] * 3,
-                ">= 1000",
-                **shared,
-            ),
-            claims.Claim(
-                "interactions.sympy_error",
-                f"Largest difference from sympy.diff over the largest coefficient, {len(SAMPLED)} coefficients",
-                *[error] * 3,
-                "<= 1e-8",
-                **shared,
-            ),
+            COMMAND.claim("interactions.seconds_m16_k3", f"Seconds for {what}", ours, "<= 1"),
+            COMMAND.claim("interactions.speedup_vs_sympy", faster, seconds / ours, ">= 1000"),
+            COMMAND.claim("interactions.sympy_error", off, error, "<= 1e-8"),
         ]
     )
     print(f"{ours:.3f} s, {seconds / ours:.0f} times sympy.diff, error {error:.1e}")

@@ -5,36 +5,32 @@ and test masks; a backward pass counts as two forward ones. Gradients and a robu
 from the fit to the values, keeping for each example the iterate of lowest validation error.
 """
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributions import Normal
-from torch.quasirandom import SobolEngine
 
-from benchmarks.recorded import responses
-from kanlib import fitting, metrics, models, perturbation, store
-from kanlib.kan import KAN
-from kanlib.levenberg_marquardt import mapped, where
-from kanlib.references import gradients
-from kanlib.setups import Training, generator
+from benchmarks.runs import responses, splits
+from kanlib import metrics, store
+from kanlib.kan import KAN, fit
+from kanlib.kan.trees import tree_map, tree_where
+from kanlib.masks import Split, sobol, two_scales
+from kanlib.networks import Live, Probe
+from kanlib.setups import Perturbation, Surrogate
 
 SETUP = "digits_resnet18"
 TARGET = store.ROOT / "data" / "kan_design.json"
 SEEDS = (0, 1)
 EXAMPLES = 4
-#: Name → what differs from the default of :func:`kanlib.fitting.fit`.
-SETTINGS = {
+#: Name → what differs from the defaults of :class:`kanlib.setups.Surrogate`.
+SETTINGS: dict[str, dict[str, Any]] = {
     "default: [8, 8, 1], grid 5": {},
     "grid 3": {"grid": 3},
     "grid 8": {"grid": 8},
-    "spline order 5": {"order": 5},
+    "spline order 5": {"spline_order": 5},
     "almost no penalty": {"penalties": [1e-8]},
-    "products: 6 sums, 1 product": {"hidden": [[6, 1]]},
-    "products: 4 sums, 2 products": {"hidden": [[4, 2]]},
-    "products: 2 sums, 3 products": {"hidden": [[2, 3]]},
     "depth: [8, 6, 4, 1]": {"hidden": [6, 4]},
     "half the width: [8, 4, 1]": {"hidden": [4]},
     "twice the width: [8, 16, 1]": {"hidden": [16]},
@@ -45,27 +41,13 @@ SETTINGS = {
 }
 
 
-def sobol(n: int, m: int, seed: int) -> Tensor:
-    """Scrambled Sobol points, as Gaussians."""
-    points = SobolEngine(m, scramble=True, seed=seed).draw(n, dtype=torch.float64)
-    return Normal(0.0, 1.0).icdf(points.clamp(1e-9, 1 - 1e-9)).float()
-
-
-def mixture(n: int, m: int, seed: int) -> Tensor:
-    """Half of the masks of scale 1, half of scale 1.5."""
-    scales = torch.tensor([1.0, 1.5]).repeat_interleave(n // 2)[:, None]
-    return scales * perturbation.masks(n, m, 1.0, seed, "mixture")
-
-
 def refined(kan: KAN, loss: Callable[[KAN, int], Tensor], validation: Callable[[KAN, int], Tensor]) -> list[KAN]:
     """L-BFGS on all coefficients of each example; of its iterates the one of lowest validation error."""
     out = []
     for e in range(len(kan.bias)):
-        start = kan.select(torch.tensor([e]))
-        grids, coefs, bias = mapped(lambda v: v.double(), (start.grids, start.coefs, start.bias))
-        coefs, bias = tuple(c.requires_grad_() for c in coefs), bias.requires_grad_()
-        now = KAN(grids, coefs, kan.products, bias, kan.order)
-        optimiser = torch.optim.LBFGS([*coefs, bias], max_iter=5, history_size=20, line_search_fn="strong_wolfe")
+        now = kan.select(torch.tensor([e])).to(torch.float64)
+        free = [v.requires_grad_() for v in (*now.coefs, now.bias)]
+        optimiser = torch.optim.LBFGS(free, max_iter=5, history_size=20, line_search_fn="strong_wolfe")
 
         def closure(now: KAN = now, optimiser: torch.optim.LBFGS = optimiser, e: int = e) -> Tensor:
             optimiser.zero_grad()
@@ -73,83 +55,94 @@ def refined(kan: KAN, loss: Callable[[KAN, int], Tensor], validation: Callable[[
             value.backward()
             return value
 
-        best, lowest = mapped(lambda v: v.detach().clone(), (coefs, bias)), validation(now, e).detach()
+        best, lowest = tree_map(lambda v: v.detach().clone(), now), validation(now, e).detach()
         for _ in range(10):
             optimiser.step(closure)
             error = validation(now, e).detach()
-            here = mapped(lambda v: v.detach().clone(), (coefs, bias))
-            best, lowest = where((error < lowest)[None], here, best), torch.minimum(error, lowest)
-        out.append(KAN(grids, best[0], kan.products, best[1], kan.order))
+            here = tree_map(lambda v: v.detach().clone(), now)
+            best, lowest = tree_where((error < lowest)[None], here, best), torch.minimum(error, lowest)
+        out.append(best)
+    return out
+
+
+def settings(data: Split, validation: Split, test: Split) -> dict[str, list[Tensor]]:
+    """Test predictions of every setting, a fit a seed."""
+    return {
+        name: [fit(data, validation, Surrogate(**changes), seed=seed).kan(test.masks) for seed in SEEDS]
+        for name, changes in SETTINGS.items()
+    }
+
+
+def designs(probe: Probe, validation: Split, test: Split) -> dict[str, list[Tensor]]:
+    """Test predictions of default fits to masks of other designs, which the network is asked about."""
+    m = len(probe.components)
+    found = {}
+    for name, masks in (("Sobol masks", sobol(4000, m, 0)), ("masks of two scales", two_scales(4000, m, 0))):
+        data = Split(masks, probe.responses(masks)[0])
+        found[name] = [fit(data, validation, Surrogate(), seed=seed).kan(test.masks) for seed in SEEDS]
+    return found
+
+
+def losses(probe: Probe, data: Split, validation: Split, test: Split) -> dict[str, list[Tensor]]:
+    """Test predictions where something else than the squared error of values is minimised in the end."""
+    double = {name: s.to(torch.float64) for name, s in (("fit", data), ("validation", validation))}
+    scale, third, at = data.responses.std(1), len(data.masks) // 3, test.masks.double()
+    few = data.part(third)
+    slopes = probe.gradients(few.masks).double()
+
+    def error(kan: KAN, e: int) -> Tensor:
+        s = double["validation"]
+        return ((kan(s.masks)[0] - s.responses[e]) / scale[e]).square().mean()
+
+    def huber(kan: KAN, e: int) -> Tensor:
+        s = double["fit"]
+        return F.huber_loss(kan(s.masks)[0] / scale[e], s.responses[e] / scale[e], delta=0.5)
+
+    def with_slopes(kan: KAN, e: int) -> Tensor:
+        s = double["fit"].part(third)
+        value, gradient = kan.derivatives(s.masks, 1)
+        of_slopes = ((gradient[0] - slopes[e]) / scale[e]).square().mean()
+        return ((value[0] - s.responses[e]) / scale[e]).square().mean() + 0.1 * of_slopes
+
+    def predicted(kans: list[KAN]) -> Tensor:
+        return torch.cat([kan(at) for kan in kans]).detach()
+
+    whole = [fit(data, validation, Surrogate(), seed=seed).kan for seed in SEEDS]
+    thirds = [fit(few, validation, Surrogate(), seed=seed).kan for seed in SEEDS]
+    return {
+        "robust loss (Huber)": [predicted(refined(kan, huber, error)) for kan in whole],
+        "a third of the masks": [kan(test.masks) for kan in thirds],
+        "a third of the masks, with gradients": [predicted(refined(kan, with_slopes, error)) for kan in thirds],
+    }
+
+
+def rows(found: Mapping[str, Sequence[Tensor]], true: Tensor) -> list[dict]:
+    """What is written: a row for each variant, compared with the first one."""
+    base, out = torch.stack(list(next(iter(found.values())))).double(), []
+    for name, predictions in found.items():
+        both = torch.stack(list(predictions)).double()
+        pearson, lead = metrics.pearson(both, true), metrics.ahead(both, base, true)
+        row = {
+            "variant": name,
+            "Pearson": pearson.mean().item(),
+            "± std over examples": pearson.mean(0).std().item(),
+        }
+        out.append(row | {"ahead by": lead.value, "low": lead.low, "high": lead.high})
+        print(out[-1])
     return out
 
 
 def main() -> None:
     torch.set_num_threads(2)
     knobs = {"example_set": "development", "n_examples": 8, "n_fit": 4000, "n_reference": 0}
-    data = responses(SETUP, "digits_development", **knobs)
-    x, v, t = (data[f"masks.{split}"] for split in ("fit", "validation", "test"))
-    y, w, true = (data[f"responses.{split}"][:EXAMPLES] for split in ("fit", "validation", "test"))
-    model, images = models.trained(Training.from_setup(SETUP).load("model"))
-    names = data.record["names"]
-    seen = images.test.read(data["examples"][:EXAMPLES]), data["labels"][:EXAMPLES]
-    found: dict[str, list[Tensor]] = {}
-
-    def fitted(name: str, x: Tensor, y: Tensor, **changes) -> None:
-        found[name] = [fitting.fit(x, y, v, w, seed=seed, **changes).kan(t) for seed in SEEDS]
-
-    for name, changes in SETTINGS.items():
-        fitted(name, x, y, **changes)
-    for name, masks in (("Sobol masks", sobol(4000, len(names), 0)), ("masks of two scales", mixture(4000, 8, 0))):
-        fitted(name, masks, perturbation.responses(model, names, *seen, masks)[0])
-
-    scale = y.std(1)
-    x64, y64, v64, w64, t64 = (value.double() for value in (x, y, v, w, t))
-
-    def error(kan: KAN, e: int) -> Tensor:
-        return ((kan(v64)[0] - w64[e]) / scale[e]).square().mean()
-
-    def huber(kan: KAN, e: int) -> Tensor:
-        return F.huber_loss(kan(x64)[0] / scale[e], y64[e] / scale[e], delta=0.5)
-
-    def predicted(kans: list[KAN]) -> Tensor:
-        return torch.cat([kan(t64) for kan in kans]).detach()
-
-    found["robust loss (Huber)"] = [
-        predicted(refined(fitting.fit(x, y, v, w, seed=seed).kan, huber, error)) for seed in SEEDS
-    ]
-    third = len(x) // 3
-    slopes = gradients(model, names, *seen, x[:third]).double()
-
-    def with_slopes(kan: KAN, e: int) -> Tensor:
-        value, gradient = kan.derivatives(x64[:third], 1)
-        of_slopes = ((gradient[0] - slopes[e]) / scale[e]).square().mean()
-        return ((value[0] - y64[e, :third]) / scale[e]).square().mean() + 0.1 * of_slopes
-
-    few = [fitting.fit(x[:third], y[:, :third], v, w, seed=seed).kan for seed in SEEDS]
-    found["a third of the masks"] = [kan(t) for kan in few]
-    found["a third of the masks, with gradients"] = [predicted(refined(kan, with_slopes, error)) for kan in few]
-
-    rows = []
-    base = torch.stack(found[next(iter(found))]).double()
-    for name, predictions in found.items():
-        both = torch.stack(predictions).double()
-        draws = [
-            metrics.bootstrap_pearson(torch.stack([a, b]), true, 2000, generator(0, "bootstrap"))
-            for a, b in zip(both, base, strict=True)
-        ]
-        ahead = torch.stack([draw[0] - draw[1] for draw in draws]).mean(0)
-        pearson = metrics.pearson(both, true)
-        low, high = metrics.interval(ahead)
-        row = {
-            "variant": name,
-            "Pearson": pearson.mean().item(),
-            "± std over examples": pearson.mean(0).std().item(),
-        }
-        row |= {"ahead by": (pearson.mean() - metrics.pearson(base, true).mean()).item(), "low": low, "high": high}
-        print(row)
-        rows.append(row)
-    text = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
-    store.write_whole(TARGET, lambda part: part.write_text(text, encoding="utf8"))
+    recorded = responses(SETUP, "digits_development", **knobs)
+    first = slice(EXAMPLES)
+    data, validation, test = (s.of(first) for s in splits(recorded, "fit", "validation", "test"))
+    live = Live(Perturbation.from_setup(SETUP, knobs | {"run": "digits_development"}))
+    probe = live.probe.of(first)
+    found = settings(data, validation, test) | designs(probe, validation, test)
+    found |= losses(probe, data, validation, test)
+    store.write_json(TARGET, rows(found, test.responses))
 
 
 if __name__ == "__main__":

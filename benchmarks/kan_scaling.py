@@ -3,7 +3,6 @@
 Every point is a process of its own, whose peak memory less that before the fit is what the fit took.
 """
 
-import json
 import multiprocessing
 import threading
 import time
@@ -13,8 +12,10 @@ import psutil
 import torch
 
 from kanlib import store
-from kanlib.fitting import fit
-from kanlib.setups import generator
+from kanlib.kan.fitting import fit
+from kanlib.machine import generator
+from kanlib.masks import Split
+from kanlib.setups import Surrogate
 
 TARGET = store.ROOT / "data" / "kan_scaling.json"
 EXAMPLES, MASKS = (4, 8, 16, 32, 64), (1000, 2000, 4000, 8000, 16000, 32000)
@@ -43,7 +44,7 @@ def measured(examples: int, masks: int) -> dict:
     watcher = threading.Thread(target=watch)
     watcher.start()
     start = time.perf_counter()
-    fit(x, true(x), v, true(v))
+    fit(Split(x, true(x)), Split(v, true(v)), Surrogate())
     seconds = time.perf_counter() - start
     done.set()
     watcher.join()
@@ -56,8 +57,7 @@ def main() -> None:
     for varied, examples, masks in points:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             rows.append({"varied": varied} | pool.submit(measured, examples, masks).result())
-    text = json.dumps(rows, indent=1) + "\n"
-    store.write_whole(TARGET, lambda part: part.write_text(text, encoding="utf8"))
+    store.write_json(TARGET, rows)
 
 
 if __name__ == "__main__":

@@ -9,18 +9,17 @@ from functools import partial
 import torch
 
 from kanlib.kan import KAN
-from kanlib.pykan import fit
+from kanlib.kan.pykan import Knobs, fit
+from kanlib.masks import Split
 
 
-def fitted(x: torch.Tensor, y: torch.Tensor, cores: int, **settings) -> tuple[list[KAN], float]:
-    """Fits to masks ``x`` ``[N, m]`` of responses ``y`` ``[E, N]``, and the seconds that they took.
-
-    ``settings`` are those of :func:`kanlib.pykan.fit`. Starting the processes is not timed.
-    """
+def fitted(data: Split, knobs: Knobs, cores: int) -> tuple[list[KAN], float]:
+    """A fit for each example, and the seconds that they took. Starting the processes is not timed."""
     with ProcessPoolExecutor(cores, multiprocessing.get_context("spawn"), _one_thread) as pool:
         list(pool.map(abs, range(cores)))
         start = time.perf_counter()
-        parts = list(pool.map(partial(_tensors, x, settings), y[:, None]))
+        each = [data.of(slice(e, e + 1)) for e in range(len(data.responses))]
+        parts = list(pool.map(partial(_tensors, knobs), each))
         seconds = time.perf_counter() - start
     return [KAN.from_tensors(part) for part in parts], seconds
 
@@ -31,5 +30,5 @@ def _one_thread() -> None:
     import kan  # noqa: F401 (its import is not timed)
 
 
-def _tensors(x: torch.Tensor, settings: dict, y: torch.Tensor) -> dict[str, torch.Tensor]:
-    return fit(x, y, **settings).to_tensors()
+def _tensors(knobs: Knobs, data: Split) -> dict[str, torch.Tensor]:
+    return fit(data, knobs).to_tensors()

@@ -9,112 +9,115 @@ import sys
 
 import torch
 
-from benchmarks.recorded import shortened, symbolic
+from benchmarks.runs import splits, symbolic
 from kanlib import claims, metrics
-from kanlib.interactions import derivative_errors
+from kanlib.attribution import derivative_errors
 from kanlib.kan import KAN
-from kanlib.setups import generator
-from kanlib.symbolic import Batch, SymbolicKAN
+from kanlib.masks import Split
+from kanlib.symbolic import Batch, ClosedForm, SymbolicKAN, shorten
 
+DIGITS = "digits_resnet18"
 TARGETS = {1: 0.02, 2: 0.05, 3: 0.1}
 
 
-def main(setup: str = "digits_resnet18") -> None:
+def main(setup: str = DIGITS) -> None:
     p = symbolic(setup)
     recorded = p.load("responses")
-    kan = KAN.from_tensors(p.load("surrogates", responses=recorded).part("kan."))
+    kan = KAN.read(p.load("surrogates", responses=recorded))
     closed = p.load("symbolic", responses=recorded)
-    faithful, short = ([SymbolicKAN.from_json(v) for v in closed[kind]] for kind in ("faithful", "short"))
-    control = shortened(p.model_copy(update={"backend": "polynomials"}), kan, recorded)
-    masks, true = recorded["masks.test"], recorded["responses.test"]
-    shared = {
-        "command": f"python -m benchmarks.symbolic_fidelity {setup}",
-        "cost": "fast" if setup == "digits_resnet18" else "long",
-        "device": f"cpu, {p.threads} threads",
-    }
-
-    predicted = torch.stack(
-        [Batch(short)(masks), kan(masks).double(), Batch(faithful)(masks), Batch(control)(masks)]
+    faithful, short = (SymbolicKAN.read(closed, which) for which in ("faithful", "short"))
+    fit, validation, test = splits(recorded, "fit", "validation", "test")
+    control, _ = shorten(kan, fit, validation, p.model_copy(update={"backend": "polynomials"}))
+    command = claims.Command(
+        f"python -m benchmarks.symbolic_fidelity {setup}",
+        "fast" if setup == DIGITS else "long",
+        f"cpu, {p.threads} threads",
     )
-    draws = metrics.bootstrap_pearson(predicted, true, 2000, generator(p.seed, "bootstrap"))
-    pearson = metrics.pearson(predicted, true).mean(1)
-    measured = [
-        (
-            f"{setup}.{name}.pearson",
-            f"Test Pearson of the {words} closed form on {setup}, mean over {len(true)} examples",
-            pearson[at].item(),
-            metrics.interval(draws[at]),
-            target,
-        )
-        for at, name, words, target in (
-            (0, "short", "short", ""),
-            (2, "symbolic", "faithful", ">= 0.90" if setup == "digits_resnet18" else ""),
-        )
-    ]
-    measured += [
-        (
-            f"{setup}.symbolic_minus_kan",
-            f"Test Pearson of the short closed form (at most {p.max_nodes} nodes an edge) less that of the KAN on "
-            f"{setup}, mean over {len(true)} examples",
-            (pearson[0] - pearson[1]).item(),
-            metrics.interval(draws[0] - draws[1]),
-            ">= -0.01",
-        ),
-        (
-            f"{setup}.short_minus_polynomials",
-            "Test Pearson of the short closed form less that of one of polynomials alone, under the same cap, "
-            f"on {setup}, mean over {len(true)} examples",
-            (pearson[0] - pearson[3]).item(),
-            metrics.interval(draws[0] - draws[3]),
-            "",
-        ),
-    ]
-    r2 = [form.r2 for network in faithful for layer in network.edges for row in layer for form in row]
-    nodes = [
-        form.complexity
-        for network in short
-        for layer in network.edges
-        for row in layer
-        for form in row
-        if form.template != 0
-    ]
-    prefix = "" if setup == "digits_resnet18" else f"{setup}."
-    quartiles = [statistics.quantiles(values, n=4) for values in (r2, nodes)]
-    measured += [
-        (
-            f"{prefix}symbolic.edge_r2_median",
-            f"Median R² of the faithful form of an edge, {setup} (interval: quartiles of {len(r2)} edges)",
-            statistics.median(r2),
-            (quartiles[0][0], quartiles[0][2]),
-            ">= 0.999",
-        ),
-        (
-            f"{prefix}symbolic.edge_nodes_median",
-            f"Median operations and leaves of an edge of the short form, of those that are kept, {setup} "
-            f"(interval: quartiles of {len(nodes)} edges)",
-            statistics.median(nodes),
-            (quartiles[1][0], quartiles[1][2]),
-            "<= 12",
-        ),
-    ]
-    for r, error in derivative_errors(faithful, kan).items():
-        each = [derivative_errors([form], kan.select(torch.tensor([e])))[r] for e, form in enumerate(faithful)]
-        measured.append(
-            (
-                f"{prefix}symbolic.derivative_error.{r}",
-                f"Median relative error of coefficients of order {r}, faithful form against KAN, {setup} "
-                "(interval: least and largest median of an example)",
-                error,
-                (min(each), max(each)),
-                f"<= {TARGETS[r]}",
-            )
-        )
+    predicted = {
+        "kan": kan(test.masks),
+        "symbolic": Batch(faithful)(test.masks),
+        "short": Batch(short)(test.masks),
+        "polynomials": Batch(control)(test.masks),
+    }
     claims.record(
         [
-            claims.Claim(id=key, statement=words, value=value, low=low, high=high, target=target, **shared)
-            for key, words, value, (low, high), target in measured
+            *scores(command, setup, predicted, test, p.max_length, p.seed),
+            *edges(command, setup, faithful, short),
+            *derivatives(command, setup, faithful, kan),
         ]
     )
+
+
+def scores(
+    command: claims.Command, setup: str, predicted: dict[str, torch.Tensor], test: Split, length: int, seed: int
+) -> list[claims.Claim]:
+    """Test Pearson of both closed forms, and the short one's less the KAN's and less that of polynomials."""
+    where = f"on {setup}, mean over {len(test.responses)} examples"
+
+    def ahead(other: str) -> metrics.Estimate:
+        return metrics.ahead(predicted["short"], predicted[other], test.responses, seed=seed)
+
+    rows = [
+        command.claim(
+            f"{setup}.{name}.pearson",
+            f"Test Pearson of the {words} closed form {where}",
+            metrics.pearson_estimate(predicted[name], test.responses, seed=seed),
+            target,
+        )
+        for name, words, target in (
+            ("short", "short", ""),
+            ("symbolic", "faithful", ">= 0.90" if setup == DIGITS else ""),
+        )
+    ]
+    words = f"Test Pearson of the short closed form (at most {length} nodes an edge) less that of the KAN {where}"
+    rows.append(command.claim(f"{setup}.symbolic_minus_kan", words, ahead("kan"), ">= -0.01"))
+    words = "Test Pearson of the short closed form less that of one of polynomials alone, under the same cap, "
+    rows.append(command.claim(f"{setup}.short_minus_polynomials", words + where, ahead("polynomials")))
+    return rows
+
+
+def edges(
+    command: claims.Command, setup: str, faithful: list[SymbolicKAN], short: list[SymbolicKAN]
+) -> list[claims.Claim]:
+    """How well the faithful forms of edges fit, and how long the short ones are."""
+    r2 = [form.r2 for form in forms_of(faithful) if form.r2 is not None]
+    lengths = [form.length for form in forms_of(short) if form.template != 0]
+    fits = f"Median R² of the faithful form of an edge, {setup} (interval: quartiles of {len(r2)} edges)"
+    long = f"Median operations and leaves of an edge of the short form, of those that are kept, {setup} "
+    long += f"(interval: quartiles of {len(lengths)} edges)"
+    return [
+        command.claim(f"{prefix(setup)}symbolic.edge_r2_median", fits, quartiles(r2), ">= 0.999"),
+        command.claim(f"{prefix(setup)}symbolic.edge_nodes_median", long, quartiles(lengths), "<= 12"),
+    ]
+
+
+def derivatives(command: claims.Command, setup: str, faithful: list[SymbolicKAN], kan: KAN) -> list[claims.Claim]:
+    """How far coefficients of the faithful closed forms are from the KANs' own."""
+    rows = []
+    for r, error in derivative_errors(faithful, kan).items():
+        each = [derivative_errors([one], kan.select(torch.tensor([e])))[r] for e, one in enumerate(faithful)]
+        words = f"Median relative error of coefficients of order {r}, faithful form against KAN, {setup} "
+        words += "(interval: least and largest median of an example)"
+        estimate = metrics.Estimate(error, min(each), max(each))
+        key = f"{prefix(setup)}symbolic.derivative_error.{r}"
+        rows.append(command.claim(key, words, estimate, f"<= {TARGETS[r]}"))
+    return rows
+
+
+def forms_of(symbolic: list[SymbolicKAN]) -> list[ClosedForm]:
+    """Every edge of every one."""
+    return [form for one in symbolic for layer in one.forms for row in layer for form in row]
+
+
+def quartiles(values: list) -> metrics.Estimate:
+    """The median, between the lower and the upper quartile."""
+    low, _, high = statistics.quantiles(values, n=4)
+    return metrics.Estimate(statistics.median(values), low, high)
+
+
+def prefix(setup: str) -> str:
+    """Of the ids of claims that only the default setup once had."""
+    return "" if setup == DIGITS else f"{setup}."
 
 
 if __name__ == "__main__":

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from kanlib import claims, engines
-from kanlib.edges import Edges
-from kanlib.engines import symbolize
+from kanlib import claims, metrics
+from kanlib.setups import Backend, Symbolic
+from kanlib.symbolic.edges import Edges
+from kanlib.symbolic.engines import fronts, missing, shortest
 
 _POINTS = 101
-BACKENDS = ("library", "operon", "pykan", "pysr")
-COMMAND = "python -m benchmarks.symbolic_recovery"
+BACKENDS: tuple[Backend, ...] = ("library", "operon", "pykan", "pysr")
 
 
 def powers(*exponents):
@@ -77,41 +77,43 @@ def recovered(form, function, low: float, high: float) -> bool:
     return bool(np.square(error).mean() <= 1e-3 * true[defined].var())
 
 
-def main(backends: Sequence[str]) -> None:
+def share(found: list[bool]) -> metrics.Estimate:
+    """The share of what was recovered, with Wilson's interval."""
+    z, n = 1.96, len(found)
+    value = sum(found) / n
+    middle, half = value + z * z / (2 * n), z * (value * (1 - value) / n + z * z / (4 * n * n)) ** 0.5
+    return metrics.Estimate(value, (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n))
+
+
+def recovery(backend: Backend, edges: Edges) -> claims.Claim:
+    """What one backend recovers, and in which time."""
+    start = time.perf_counter()
+    forms = [shortest(of_edge, 1 - 1e-7) for of_edge in fronts(edges, Symbolic(backend=backend))]
+    seconds = (time.perf_counter() - start) / len(forms)
+    found = [recovered(form, *problem) for form, problem in zip(forms, PROBLEMS.values(), strict=True)]
+    for name, form, right in zip(PROBLEMS, forms, found, strict=True):
+        print(f"{backend:8} {name:13} {'recovered' if right else '-':9} {form.r2:.7f} {form.expression}")
+    return claims.Command(f"python -m benchmarks.symbolic_recovery {backend}").claim(
+        f"symbolic.recovery.{backend}",
+        f"Share of {len(found)} univariate problems (Nguyen, Keijzer, Livermore) that {backend} recovers, right "
+        f"beyond the data; {seconds:.2g} s a problem (95 % interval of a share)",
+        share(found),
+    )
+
+
+def main(asked: Sequence[str]) -> None:
     torch.set_num_threads(2)
     x = torch.stack([torch.linspace(low, high, _POINTS).double() for _, low, high in PROBLEMS.values()])
     y = torch.stack([torch.from_numpy(f(row.numpy())) for row, (f, *_) in zip(x, PROBLEMS.values(), strict=True)])
     edges = Edges(x, y, torch.full_like(x, 1 / _POINTS))
-    rows = []
-    for backend in backends or BACKENDS:
-        if reason := engines.missing(backend):
+    for name in asked:
+        if name not in BACKENDS:
+            sys.exit(f"backend {name} is unknown, expected {', '.join(BACKENDS)}")
+    for backend in [b for b in BACKENDS if b in (asked or BACKENDS)]:
+        if reason := missing(backend):
             print(f"skipped: {reason}")
-            continue
-        start = time.perf_counter()
-        forms = symbolize(edges, r2=1 - 1e-7, backend=backend)
-        seconds = (time.perf_counter() - start) / len(forms)
-        found = [recovered(form, *problem) for form, problem in zip(forms, PROBLEMS.values(), strict=True)]
-        for name, form, right in zip(PROBLEMS, forms, found, strict=True):
-            print(f"{backend:8} {name:13} {'recovered' if right else '-':9} {form.r2:.7f} {form.expression}")
-        share = sum(found) / len(found)
-        # Wilson's interval.
-        z, n = 1.96, len(found)
-        middle, half = share + z * z / (2 * n), z * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
-        rows.append(
-            claims.Claim(
-                id=f"symbolic.recovery.{backend}",
-                statement=f"Share of {n} univariate problems (Nguyen, Keijzer, Livermore) that {backend} "
-                f"recovers, right beyond the data; {seconds:.2g} s a problem (95 % interval of a share)",
-                value=share,
-                low=(middle - half) / (1 + z * z / n),
-                high=(middle + half) / (1 + z * z / n),
-                target="",
-                command=f"{COMMAND} {backend}",
-                cost="long",
-                device="cpu, 2 threads",
-            )
-        )
-    claims.record(rows)
+        else:
+            claims.record([recovery(backend, edges)])
 
 
 if __name__ == "__main__":

@@ -13,15 +13,16 @@ import warnings
 
 import torch
 
-from kanlib import claims, engines, fitting, metrics
-from kanlib.kan import KAN
-from kanlib.pykan import quietly, to_pykan
-from kanlib.setups import Symbolic, generator
-from kanlib.shortening import symbolic_kans
-from kanlib.symbolic import Batch
+from benchmarks.runs import splits
+from kanlib import claims, metrics
+from kanlib.kan import KAN, fit, to_pykan
+from kanlib.kan.pykan import quietly
+from kanlib.setups import Backend, Surrogate, Symbolic
+from kanlib.symbolic import Batch, replace_edges
+from kanlib.symbolic.engines import missing
 
 SETUP = "digits_resnet18"
-COMMAND = "python -m benchmarks.symbolic_speed"
+COMMAND = claims.Command("python -m benchmarks.symbolic_speed")
 #: Of pykan's library, what is finite everywhere.
 FINITE = ["x", "x^2", "x^3", "x^4", "x^5", "exp", "abs", "sin", "cos", "tanh", "arctan", "gaussian"]
 
@@ -38,61 +39,46 @@ def by_pykan(kan: KAN, fit: torch.Tensor, test: torch.Tensor) -> torch.Tensor:
 def main() -> None:
     torch.set_num_threads(2)
     p = Symbolic.from_setup(SETUP)
-    recorded = p.load("responses")
-    fit, unseen, test = (recorded[f"masks.{split}"] for split in ("fit", "validation", "test"))
-    y, truth, true = (recorded[f"responses.{split}"] for split in ("fit", "validation", "test"))
-    kan = fitting.fit(fit, y, unseen, truth, hidden=[3], seed=p.seed).kan
-    first, true = kan.select(torch.tensor([0])), true[:1]
-    of_one = sum(coef.shape[1] * coef.shape[2] for coef in kan.coefs)
+    data, validation, test = splits(p.load("responses"), "fit", "validation", "test")
+    kan = fit(data, validation, Surrogate(hidden=[3], seed=p.seed)).kan
+    n_edges = sum(coef.shape[1] * coef.shape[2] for coef in kan.coefs)
 
-    def by(backend: str) -> torch.Tensor:
-        return Batch(symbolic_kans(kan, fit, r2=p.r2, backend=backend))(test)[:1]
+    def by(backend: Backend) -> torch.Tensor:
+        symbolic = replace_edges(kan, data.masks, Symbolic(backend=backend, r2=p.r2))
+        return Batch(symbolic)(test.masks)[:1]
 
-    methods = {"library": lambda: by("library"), "pykan": lambda: by_pykan(first, fit, test)}
-    if not engines.missing("operon"):
-        methods["operon"] = lambda: by("operon")
-    seconds, predicted = {}, {}
-    for name, method in methods.items():
+    first = kan.select(torch.tensor([0]))
+    every = n_edges * len(data.responses)
+    methods = {
+        "library": (lambda: by("library"), every),
+        "pykan": (lambda: by_pykan(first, data.masks, test.masks), n_edges),
+        "operon": (lambda: by("operon"), every),
+    }
+    if missing("operon"):
+        del methods["operon"]
+    seconds, predicted, true = {}, {}, test.responses[:1]
+    for name, (method, n) in methods.items():
         start = time.perf_counter()
         predicted[name] = method().double()
-        n_edges = of_one if name == "pykan" else of_one * len(y)
-        seconds[name] = (time.perf_counter() - start) / n_edges
+        seconds[name] = (time.perf_counter() - start) / n
         pearson = metrics.pearson(predicted[name], true).item()
-        print(f"{name}: {seconds[name]:.3g} s an edge, {n_edges} edges, test Pearson {pearson:.4f}", flush=True)
-    shared = {"command": COMMAND, "cost": "long", "device": "cpu, 2 threads"}
-    rows = []
-    for peer in list(methods)[1:]:
-        ratio = seconds[peer] / seconds["library"]
-        rows.append(
-            claims.Claim(
-                id=f"symbolic.speedup_vs_{peer}",
-                statement=f"Edges a second of the library, {of_one * len(y)} at a time, over those of {peer}, of "
-                f"KANs of {SETUP}",
-                value=ratio,
-                low=ratio,
-                high=ratio,
-                target=">= 100" if peer == "pykan" else "",
-                **shared,
-            )
-        )
-        draws = metrics.bootstrap_pearson(
-            torch.stack([predicted["library"], predicted[peer]]), true, 2000, generator(0, "bootstrap")
-        )
-        low, high = metrics.interval(draws[0] - draws[1])
-        ahead = metrics.pearson(predicted["library"], true) - metrics.pearson(predicted[peer], true)
-        rows.append(
-            claims.Claim(
-                id=f"symbolic.ahead_of_{peer}",
-                statement=f"Test Pearson of the library's closed form less that of {peer}'s, same edges, not "
-                "refitted, on one example (interval over masks)",
-                value=float(ahead.mean()),
-                low=low,
-                high=high,
-                target=">= 0" if peer == "pykan" else "",
-                **shared,
-            )
-        )
-    claims.record(rows)
+        print(f"{name}: {seconds[name]:.3g} s an edge, {n} edges, test Pearson {pearson:.4f}", flush=True)
+    claims.record([row for peer in list(methods)[1:] for row in compared(peer, seconds, predicted, true, every)])
+
+
+def compared(
+    peer: str, seconds: dict[str, float], predicted: dict[str, torch.Tensor], true: torch.Tensor, n: int
+) -> list[claims.Claim]:
+    """How much faster the library is than another source of closed forms, and how much better."""
+    faster = f"Edges a second of the library, {n} at a time, over those of {peer}, of KANs of {SETUP}"
+    better = f"Test Pearson of the library's closed form less that of {peer}'s, same edges, not refitted, on one "
+    better += "example (interval over masks)"
+    of_pykan = peer == "pykan"
+    ratio, lead = seconds[peer] / seconds["library"], metrics.ahead(predicted["library"], predicted[peer], true)
+    return [
+        COMMAND.claim(f"symbolic.speedup_vs_{peer}", faster, ratio, ">= 100" if of_pykan else ""),
+        COMMAND.claim(f"symbolic.ahead_of_{peer}", better, lead, ">= 0" if of_pykan else ""),
+    ]
 
 
 if __name__ == "__main__":

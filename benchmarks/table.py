@@ -16,17 +16,19 @@ import torch
 from torch import Tensor
 
 from benchmarks import pykan_fits
-from benchmarks.recorded import ENSEMBLES, EXAMPLES, responses, shortened, splits, surrogates
-from kanlib import claims, engines, metrics, shortening, store
+from benchmarks.runs import ENSEMBLES, EXAMPLES, responses, splits, surrogates
+from kanlib import claims, metrics, store
+from kanlib.attribution import SURROGATES
+from kanlib.attribution.surrogates import Kan
 from kanlib.kan import KAN
-from kanlib.setups import Perturbation, Surrogate, Symbolic, generator
-from kanlib.surrogates import SURROGATES
-from kanlib.symbolic import Batch
+from kanlib.setups import Backend, Perturbation, Surrogate, Symbolic
+from kanlib.symbolic import Batch, replace_edges, shorten
+from kanlib.symbolic.engines import missing
 
 TARGET = store.ROOT / "data" / "table.json"
 SETUPS = ("digits_resnet18", "cifar10_resnet18", "imagenet_deit_tiny")
 CORES = 2
-PYKAN = {"hidden": [5], "steps": 100}
+PYKAN = Surrogate(hidden=[5], pykan_steps=100)
 PYKAN_EXAMPLES = 4
 SITES = ("branch", "output")
 PEERS = ("cubic", "trees", "mlp")
@@ -56,27 +58,29 @@ PAPER = [
 
 def predictions(p: Surrogate, recorded: store.Artifact) -> dict[str, Tensor]:
     """Test predictions ``[e, N]`` of every method, of all examples or of the first ones."""
-    fit, validation, test = splits(recorded, "fit", "validation", "test")
+    data, validation, test = splits(recorded, "fit", "validation", "test")
     if store.path(p.run or p.setup, "surrogates").exists():
         fitted = p.load("surrogates", responses=recorded)
-        out, kan = fitted.part("predicted."), KAN.from_tensors(fitted.part("kan."))
+        out, kan = fitted.part("predicted."), KAN.read(fitted)
     else:
-        models = {name: SURROGATES[name](p).fit(fit, validation) for name in ("linear", "kan", *PEERS)}
-        out, kan = {name: model.predict(test.masks) for name, model in models.items()}, models["kan"].kan
+        models = {name: SURROGATES[name](p).fit(data, validation) for name in ("linear", *PEERS)}
+        ours = Kan(p).fit(data, validation)
+        out, kan = {name: model.predict(test.masks) for name, model in (models | {"kan": ours}).items()}, ours.kan
     if p.members > 1:
-        kan = SURROGATES["kan"](p.model_copy(update={"members": 1, "finalists": 2})).fit(fit, validation).kan
-    out["short"] = Batch(shortened(Symbolic.from_setup(p.setup), kan, recorded))(test.masks)
-    kans, _ = pykan_fits.fitted(fit.masks, fit.responses[:PYKAN_EXAMPLES], CORES, **PYKAN)
+        kan = Kan(p.model_copy(update={"members": 1, "finalists": 2})).fit(data, validation).kan
+    knobs = Symbolic.from_setup(p.setup)
+    out["short"] = Batch(shorten(kan, data, validation, knobs)[0])(test.masks)
+    kans, _ = pykan_fits.fitted(data.of(slice(PYKAN_EXAMPLES)), PYKAN, CORES)
     out["pykan"] = torch.cat([kan(test.masks) for kan in kans])
     out["beside"] = out["kan"][:PYKAN_EXAMPLES]
-    programmed = [shortening.symbolic_kans(kan, fit.masks, backend=engine())[0] for kan in kans]
+    programmed = [replace_edges(kan, data.masks, Symbolic(backend=engine()))[0] for kan in kans]
     out["programmed"] = Batch(programmed)(test.masks)
     return {name: out[name].double() for name in METHODS}
 
 
-def engine() -> str:
+def engine() -> Backend:
     """The genetic programming that runs here."""
-    return "operon" if engines.missing("pysr") else "pysr"
+    return "operon" if missing("pysr") else "pysr"
 
 
 def run(setup: str, site: str) -> tuple[list[dict], list[claims.Claim]]:
@@ -86,9 +90,10 @@ def run(setup: str, site: str) -> tuple[list[dict], list[claims.Claim]]:
         p = surrogates(setup)
         recorded = p.load("responses")
     else:
-        p = Surrogate.from_setup(setup, {"run": f"{setup}_{site}"} | ENSEMBLES.get(setup, {}))
+        name = f"{setup}_{site}"
+        p = Surrogate.from_setup(setup, {"run": name} | ENSEMBLES.get(setup, {}))
         some = {"n_examples": EXAMPLES[setup]} if setup in EXAMPLES else {}
-        recorded = responses(setup, p.run, gate_site=site, n_fit=4000, n_reference=0, **some)
+        recorded = responses(setup, name, gate_site=site, n_fit=4000, n_reference=0, **some)
     true, n_fit = recorded["responses.test"], len(recorded["masks.fit"])
     predicted = predictions(p, recorded)
     rows = []
@@ -117,22 +122,14 @@ def ahead(
 ) -> claims.Claim:
     """How far the KAN is above the best of these."""
     best = max(peers, key=lambda name: metrics.pearson(predicted[name], true).mean())
-    pair = torch.stack([predicted["kan"], predicted[best]])
-    one, other = metrics.bootstrap_pearson(pair, true, 2000, generator(0, "bootstrap"))
-    low, high = metrics.interval(one - other)
-    ours, theirs = metrics.pearson(pair, true).mean(1).tolist()
-    return claims.Claim(
-        id=f"{setup}.{site}.kan_minus_{'best' if peers[1:] else best}",
-        statement=f"Test Pearson of the KAN less that of {metrics.TITLES[best]}"
-        + (f", the best of {', '.join(metrics.TITLES[name] for name in peers)}," if peers[1:] else "")
-        + f" on {setup}, {site} gates, {n_fit} fit masks, mean over {len(true)} examples",
-        value=ours - theirs,
-        low=low,
-        high=high,
-        target="" if peers[1:] else "low > 0",
-        command=f"python -m benchmarks.table {setup}:{site}",
-        cost="long",
-        device="2 CPU cores",
+    words = f"Test Pearson of the KAN less that of {metrics.TITLES[best]}"
+    if peers[1:]:
+        words += f", the best of {', '.join(metrics.TITLES[name] for name in peers)},"
+    return claims.Command(f"python -m benchmarks.table {setup}:{site}", device="2 CPU cores").claim(
+        f"{setup}.{site}.kan_minus_{'best' if peers[1:] else best}",
+        f"{words} on {setup}, {site} gates, {n_fit} fit masks, mean over {len(true)} examples",
+        metrics.ahead(predicted["kan"], predicted[best], true),
+        "" if peers[1:] else "low > 0",
     )
 
 
@@ -144,8 +141,7 @@ def main(asked: Sequence[str]) -> None:
             rows, measured = run(setup, at)
             kept = json.loads(TARGET.read_text(encoding="utf8")) if TARGET.exists() else PAPER
             kept = [row for row in kept if (row["setup"], row["gate site"]) != (setup, at)]
-            text = json.dumps(sorted(kept + rows, key=place), indent=1, ensure_ascii=False) + "\n"
-            store.write_whole(TARGET, lambda part, text=text: part.write_text(text, encoding="utf8"))
+            store.write_json(TARGET, sorted(kept + rows, key=place))
             claims.record(measured)
 
 

@@ -1,11 +1,9 @@
-"""Higher-order component attribution with Kolmogorov–Arnold networks.
+"""Higher-order component attribution with Kolmogorov–Arnold networks: four wings on one ground floor.
 
-Modules in the order in which data flows, each importing only what stands before it::
-
-    errors store setups images models training components perturbation references
-    networks recording metrics splines kan levenberg_marquardt fitting pykan surrogates
-    closed_forms edges library engines symbolic refit shortening notation interactions
-    mixer charts claims
+``networks`` is what is asked, ``kan`` what is fitted, ``symbolic`` what is read, ``attribution`` what is said. The
+ground floor (``errors sources store setups claims metrics machine masks``) serves them all; ``charts`` and
+``mixer`` stand on top. A module imports only what stands below: ground < kan < symbolic < attribution < top, and
+ground < networks < attribution; ``networks`` and the mathematics of ``kan`` and ``symbolic`` never meet.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -12,19 +12,17 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from io import BytesIO
 from itertools import pairwise
+from typing import Any
 
 import altair as alt
 import numpy as np
 import pandas as pd
-import torch
 from IPython.display import HTML
 from PIL import Image
 from torch import Tensor
 
-from kanlib.interactions import Subset
-from kanlib.kan import KAN
+from kanlib.masks import Subset
 from kanlib.metrics import TITLES
-from kanlib.symbolic import SymbolicKAN
 
 # Okabe and Ito's palette, which stays apart under the common colour blindnesses. Its black, invisible on a
 # dark page, is a grey here; its yellow, faint on a white one, comes last.
@@ -41,7 +39,7 @@ _BESIDE = 210  # pixels of a chart that stands beside another one
 def _theme() -> alt.theme.ThemeConfig:
     """Return the configuration that Altair merges under every chart's own."""
     guide = {"labelColor": TEXT, "titleColor": TEXT, "labelFontSize": 12, "titleFontSize": 12}
-    return {
+    theme: Any = {
         "config": {
             "background": "transparent",
             "font": "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif",
@@ -70,6 +68,7 @@ def _theme() -> alt.theme.ThemeConfig:
             "view": {"stroke": None, "continuousWidth": 480, "continuousHeight": 280},
         }
     }
+    return theme
 
 
 def _renderer(spec: dict, **metadata: object) -> dict[str, object]:
@@ -97,6 +96,11 @@ def enable() -> None:
     alt.theme.enable("kanlib")
     alt.renderers.enable("book")
     alt.data_transformers.enable("default", max_rows=None)
+
+
+def script_json(value: object) -> str:
+    """A JSON value as the text of a script element: ``<`` as an escape, so that no string in it can close it."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def images(x: Tensor, labels: Sequence[str]) -> HTML:
@@ -177,7 +181,7 @@ def panels(
 ) -> alt.Chart:
     """``y`` at a few values of ``x``, a curve for each ``color``, a panel for each ``column`` and ``row``."""
     used = [x, y, color, column, *([row] if row else [])]
-    sides = {"column": alt.Column(column, type="nominal", sort=None)}
+    sides: dict[str, Any] = {"column": alt.Column(column, type="nominal", sort=None)}
     if row:
         sides["row"] = alt.Row(row, type="nominal", sort=None)
     at = alt.Axis(values=sorted(frame[x].unique()), labelOverlap=True, format="~g")
@@ -252,29 +256,10 @@ def predicted_against_true(predicted: Mapping[str, Tensor], true: Tensor, *, des
     )
 
 
-def edges(kan: KAN, form: SymbolicKAN, names: Sequence[str], *, most: int = 8, describe: str) -> alt.Chart:
-    """Small multiples of first-layer edges, spline and closed form, of the ``most`` sums that vary most.
-
-    Args:
-        kan: the network of one example.
-        form: its closed form, unpruned.
-        names: of the components.
-        most: rows of the chart.
-        describe: the figure in words.
-    """
-    points = torch.linspace(-3, 3, 41)
-    splines = kan.edges(0, points.expand(1, len(names), -1))[0]
-    most_varied = splines.std(2).sum(0).argsort(descending=True)[:most].sort().values.tolist()
-    rows = []
-    for i, name in enumerate(names):
-        for o in most_varied:
-            # Constants belong to the node.
-            spline, closed = (v - v[len(points) // 2] for v in (splines[i, o], form.edges[0][i][o].values(points)))
-            kinds = {"spline": spline.tolist(), "closed form": closed.tolist()}
-            rows.append(pd.DataFrame({"input": name, "node": f"h{o + 1}", "x": points.tolist(), **kinds}))
-    long = pd.concat(rows).melt(["input", "node", "x"], list(kinds), var_name="edge function", value_name="φ")
+def edge_curves(curves: pd.DataFrame, *, describe: str) -> alt.Chart:
+    """Small multiples of edge functions, spline and closed form, from :func:`kanlib.symbolic.edge_curves`."""
     return (
-        alt.Chart(long.round(3))
+        alt.Chart(curves.round(3))
         .mark_line()
         .encode(
             alt.X("x:Q", title=None, axis=alt.Axis(ticks=False, labels=False)),

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Literal
 
 from kanlib.errors import BadInputError
-from kanlib.store import ROOT, write_whole
+from kanlib.metrics import Estimate
+from kanlib.store import ROOT, write_json
 
 LEDGER = ROOT / "data" / "claims.json"
 COSTS = ("fast", "long")
@@ -68,6 +69,26 @@ class Claim:
         return bool(_COMPARE[comparison](getattr(self, end or "value"), float(bound)))
 
 
+@dataclass(frozen=True)
+class Command:
+    """What the claims that one command measures share.
+
+    Attributes:
+        line: measures them anew, from the project's root.
+        cost: see :class:`Claim`.
+        device: see :class:`Claim`.
+    """
+
+    line: str
+    cost: Literal["fast", "long"] = "long"
+    device: str = "cpu, 2 threads"
+
+    def claim(self, key: str, statement: str, found: float | Estimate, target: str = "") -> Claim:
+        """A row of this command; a figure without an interval is exact."""
+        value, low, high = found if isinstance(found, Estimate) else (found, found, found)
+        return Claim(key, statement, value, low, high, target, self.line, self.cost, self.device)
+
+
 def read(ledger: Path = LEDGER) -> list[Claim]:
     """All rows, by id; none if there is no ledger yet."""
     if not ledger.exists():
@@ -91,8 +112,7 @@ def record(claims: Sequence[Claim], ledger: Path = LEDGER) -> None:
                 f"mend what {claim.command} measures."
             )
     rows = {claim.id: claim for claim in [*read(ledger), *claims]}
-    text = json.dumps([asdict(rows[key]) for key in sorted(rows)], indent=1, ensure_ascii=False) + "\n"
-    write_whole(ledger, lambda part: part.write_text(text, encoding="utf8"))
+    write_json(ledger, [asdict(rows[key]) for key in sorted(rows)])
 
 
 def recompute(costs: Sequence[str], ledger: Path = LEDGER) -> list[str]:
@@ -131,10 +151,7 @@ def recompute(costs: Sequence[str], ledger: Path = LEDGER) -> list[str]:
 
 
 def _forget(ids: set[str], ledger: Path) -> None:
-    rows = [asdict(claim) for claim in read(ledger) if claim.id not in ids]
-    write_whole(
-        ledger, lambda part: part.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", "utf8")
-    )
+    write_json(ledger, [asdict(claim) for claim in read(ledger) if claim.id not in ids])
 
 
 if __name__ == "__main__":

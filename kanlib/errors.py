@@ -18,3 +18,10 @@ class BadInputError(ValueError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """The known name that is most like ``name``, to suggest."""
     return difflib.get_close_matches(name, list(known), n=1, cutoff=0)[0]
+
+
+def unknown(what: str, name: object, known: Iterable[str], place: str) -> BadInputError:
+    """That ``place`` knows no ``what`` of this name; the nearest known name is suggested, or all are listed."""
+    near = difflib.get_close_matches(str(name), list(known), n=1)
+    guess = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}."
+    return BadInputError(f"{what} {name} is unknown to {place}; {guess}")

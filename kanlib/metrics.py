@@ -1,12 +1,15 @@
 """How well predicted responses match the true ones, and how sure that is."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import rankdata
 from torch import Tensor
+
+from kanlib.machine import generator
 
 
 def _centred(v: Tensor) -> Tensor:
@@ -115,6 +118,42 @@ def bootstrap_pearson(predicted: Tensor, true: Tensor, n: int, source: torch.Gen
 def bootstrap_mean(values: Tensor, n: int, source: torch.Generator) -> Tensor:
     """Mean of ``values`` ``[E]`` in ``n`` resamples of the examples, ``[n]``."""
     return values[torch.randint(len(values), (n, len(values)), generator=source)].mean(1)
+
+
+class Estimate(NamedTuple):
+    """A figure with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def mean_estimate(values: Tensor, n: int = 2000, seed: int = 0) -> Estimate:
+    """Mean of ``values`` ``[E]``; the interval is over ``n`` resamples of the examples."""
+    return Estimate(values.mean().item(), *interval(bootstrap_mean(values, n, generator(seed, "bootstrap"))))
+
+
+def pearson_estimate(predicted: Tensor, true: Tensor, n: int = 2000, seed: int = 0) -> Estimate:
+    """Mean Pearson over examples, ``[E, N]`` twice; the interval is over examples and masks."""
+    draws = bootstrap_pearson(predicted.double(), true, n, generator(seed, "bootstrap"))
+    return Estimate(pearson(predicted, true).mean().item(), *interval(draws))
+
+
+def ahead(one: Tensor, other: Tensor, true: Tensor, n: int = 2000, seed: int = 0) -> Estimate:
+    """Mean Pearson of one surrogate less another's; the interval is over examples and masks, paired.
+
+    Args:
+        one: predictions ``[E, N]``, or ``[S, E, N]`` of several fits, whose mean Pearson is taken.
+        other: the same of the other one.
+        true: responses ``[E, N]``.
+        n: resamples.
+        seed: of the resamples.
+    """
+    mine, theirs = (v.double().reshape(-1, *true.shape) for v in (one, other))
+    draws = bootstrap_pearson(torch.cat([mine, theirs]), true, n, generator(seed, "bootstrap"))
+    difference = draws[: len(mine)].mean(0) - draws[len(mine) :].mean(0)
+    value = pearson(mine, true).mean() - pearson(theirs, true).mean()
+    return Estimate(value.item(), *interval(difference))
 
 
 def interval(samples: Tensor, level: float = 0.95) -> tuple[float, float]:

@@ -6,8 +6,6 @@ file leaves out the defaults below give. Unknown names, wrong types and values o
 here, because papermill only warns.
 """
 
-import difflib
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,11 +17,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kanlib import store
-from kanlib.errors import BadInputError
+from kanlib.errors import BadInputError, unknown
 
 FOLDER = store.ROOT / "notebooks" / "setups"
 _IPYTHON = {"In", "Out", "get_ipython", "exit", "quit", "open"}
 
+Backend = Literal["library", "polynomials", "operon", "pysr", "pykan"]
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 
@@ -84,17 +83,22 @@ class Stage(BaseModel):
         """The stage's knobs as the setup file gives them, with ``overrides`` (``None`` values do not count)."""
         overrides = dict(overrides or {})
         for name in sorted(overrides.keys() - cls.model_fields.keys()):
-            raise BadInputError(_unknown("parameter", name, cls.model_fields, cls.section))
+            raise unknown("parameter", name, cls.model_fields, cls.section)
         given = {name: value for name, value in overrides.items() if value is not None}
         return _validated(
             cls, section(setup, cls.section) | given | {"setup": setup}, f"the notebook or setup {setup}"
         )
 
+    @classmethod
+    def of(cls, artifact: store.Artifact) -> Self:
+        """The knobs that an artifact of this stage was made with."""
+        return _validated(cls, artifact.record["parameters"], "the record of an artifact")
+
     def load(self, kind: str, **inputs: store.Artifact) -> store.Artifact:
         """Read this run's artifact of that kind, or the setup's where the run has none of its own.
 
         Args:
-            kind: see :data:`kanlib.store.WRITTEN_BY`.
+            kind: see :func:`kanlib.store.written_by`.
             inputs: artifacts that it must have been made from.
 
         Raises:
@@ -106,7 +110,7 @@ class Stage(BaseModel):
             if artifact.record["inputs"].get(name) != expected.hash:
                 raise BadInputError(
                     f"the artifact {kind} of run {self.folder} was not made from the {name} that are there now; "
-                    f"run {store.WRITTEN_BY[kind]} again."
+                    f"run {store.written_by(kind)} again."
                 )
         return artifact
 
@@ -242,9 +246,7 @@ class Surrogate(Stage):
         description="surrogates it is compared with, first with the first",
     )
     curve: list[Positive] = Field([250, 500, 1000, 2000], description="fit masks of the learning curve")
-    hidden: list[Positive | Annotated[list[Count], Field(min_length=2, max_length=2)]] = Field(
-        [8], description="nodes of hidden layers; [h, q]: h sums, q products"
-    )
+    hidden: list[Positive] = Field([8], description="nodes of the hidden layers")
     grid: Positive = Field(5, description="intervals of each edge's spline")
     spline_order: Literal[3, 5] = Field(3, description="order k of the spline: 3 or 5")
     penalties: list[Annotated[float, Field(ge=0)]] = Field(
@@ -267,12 +269,10 @@ class Symbolic(Stage):
 
     section: ClassVar[str] = "symbolic"
 
-    backend: Literal["library", "polynomials", "operon", "pysr", "pykan"] = Field(
-        "library", description="library, polynomials, operon, pysr or pykan"
-    )
+    backend: Backend = Field("library", description="library, polynomials, operon, pysr or pykan")
     r2: float = Field(0.9999, gt=0, le=1, description="edge R² at which the shortest closed form is taken")
     max_degree: Positive = Field(13, description="highest degree of the library's polynomials")
-    max_nodes: Positive = Field(12, description="operations and leaves of an edge of the short form, at most")
+    max_length: Positive = Field(12, description="operations and leaves of an edge of the short form, at most")
     budget: float = Field(0.005, ge=0, description="validation Pearson that the short form may lose to the KAN")
     refit_steps: Count = Field(24, description="Levenberg-Marquardt steps of the refit at most")
     evaluations: Positive = Field(20_000, description="of expressions on an edge, by operon and pysr")
@@ -296,13 +296,19 @@ _Loader.add_implicit_resolver(
 )
 
 AnyStage = TypeVar("AnyStage", bound=Stage)
-STAGES = {stage.section: stage for stage in (Training, Perturbation, Recording, Surrogate, Symbolic, Interactions)}
+#: Section of a setup → its knobs. A notebook is called by a number and its section, ``02_surrogate``.
+STAGES = {stage.section: stage for stage in Stage.__subclasses__()}
 _COMMON = {"seed", "threads"}
 
 
 def names() -> list[str]:
     """The setups there are: the stems of ``notebooks/setups/*.yaml``."""
     return sorted(file.stem for file in FOLDER.glob("*.yaml"))
+
+
+def of_notebook(notebook: str) -> type[Stage]:
+    """The knobs of a notebook, by its name without suffix."""
+    return STAGES[notebook.partition("_")[2]]
 
 
 def section(setup: str, name: str) -> dict[str, Any]:
@@ -328,7 +334,7 @@ def read(setup: str, _extended: tuple[str, ...] = ()) -> dict[str, Any]:
         raise BadInputError(f"setup {setup} extends itself; remove that line from one of {', '.join(_extended)}.")
     file = Path(setup) if setup.endswith(".yaml") else FOLDER / f"{setup}.yaml"
     if not file.is_file():
-        raise BadInputError(_unknown("setup", setup, names(), "notebooks/setups"))
+        raise unknown("setup", setup, names(), "notebooks/setups")
     if file.stem in names() and file.resolve() != (FOLDER / f"{file.stem}.yaml").resolve():
         raise BadInputError(
             f"setup {setup} has the name of one in notebooks/setups, as would its results; rename it."
@@ -344,7 +350,7 @@ def read(setup: str, _extended: tuple[str, ...] = ()) -> dict[str, Any]:
     known = {"extends", *_COMMON, *STAGES}
     for key, value in whole.items():
         if key not in known:
-            raise BadInputError(_unknown("section", key, known, f"setup {setup}"))
+            raise unknown("section", key, known, f"setup {setup}")
         if key in STAGES and not isinstance(value, dict):
             raise BadInputError(f"section {key} of setup {setup} is {value!r}, expected name: value lines.")
     if base := whole.pop("extends", None):
@@ -355,29 +361,17 @@ def read(setup: str, _extended: tuple[str, ...] = ()) -> dict[str, Any]:
     return whole
 
 
-def generator(seed: int, *purpose: str | int) -> torch.Generator:
-    """A local CPU generator for one purpose: equal arguments, equal stream; the global state is not touched."""
-    digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-
-
-def _validated(stage: type[AnyStage], values: Mapping[str, Any], where: str) -> AnyStage:
+def _validated(stage: type[AnyStage], values: Mapping[str, Any], place: str) -> AnyStage:
     try:
         return stage.model_validate(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            raise BadInputError(_unknown("parameter", name, stage.model_fields, where)) from None
+            raise unknown("parameter", name, stage.model_fields, place) from None
         expected = first["msg"][0].lower() + first["msg"][1:]
-        raise BadInputError(f"{name} is {first['input']!r} in {where}: {expected}; correct it there.") from None
+        raise BadInputError(f"{name} is {first['input']!r} in {place}: {expected}; correct it there.") from None
 
 
 def _merged(base: dict, over: dict) -> dict:
     return base | {k: base[k] | v if isinstance(v, dict) and k in base else v for k, v in over.items()}
-
-
-def _unknown(what: str, name: str, known: Any, where: str) -> str:
-    near = difflib.get_close_matches(str(name), known, n=1)
-    guess = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}."
-    return f"{what} {name} is unknown to {where}; {guess}"

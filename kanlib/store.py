@@ -25,22 +25,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from kanlib import sources
 from kanlib.errors import BadInputError
 
 ROOT = Path(__file__).resolve().parents[1]
 ARTIFACTS = ROOT / "_artifacts"
 _IMPORTED = time.time()
 
-#: Which notebook writes which kind of artifact: the remedy named when one is missing.
-WRITTEN_BY = {
-    "model": "00_training",
-    "responses": "01_perturbation",
-    "surrogates": "02_surrogate",
-    "scores": "02_surrogate",
-    "curve": "02_surrogate",
-    "symbolic": "03_symbolic",
-    "interactions": "04_interactions",
-}
+NOTEBOOKS = ROOT / "notebooks"
+#: Kinds of artifacts that are no tensors.
 _SUFFIX = {"scores": ".parquet", "curve": ".parquet", "symbolic": ".json"}
 
 
@@ -61,6 +54,12 @@ class Artifact:
     def part(self, prefix: str) -> dict[str, Tensor]:
         """The tensors whose names begin with ``prefix``, by the rest of their names."""
         return {key.removeprefix(prefix): value for key, value in self.content.items() if key.startswith(prefix)}
+
+
+@cache
+def written_by(kind: str) -> str:
+    """The notebook that writes this kind of artifact, the remedy named when one is missing; empty if none does."""
+    return next((n.stem for n in sorted(NOTEBOOKS.glob("*.ipynb")) if kind in sources.artifacts(n)[1]), "")
 
 
 def path(run: str, kind: str) -> Path:
@@ -89,7 +88,7 @@ def save(
         if not value.isfinite().all():
             raise BadInputError(
                 f"{key} of the {kind} is not finite and was not saved, so that what was there before stays; "
-                f"look for the cause in {WRITTEN_BY.get(kind, 'its notebook')}."
+                f"look for the cause in {written_by(kind) or 'its notebook'}."
             )
     record = {
         "kind": kind,
@@ -129,7 +128,7 @@ def load(source: Path, kind: str | None = None) -> Artifact:
         BadInputError: it is missing, truncated, or not one of ours.
     """
     kind = kind or source.name.split(".")[0]
-    notebook = WRITTEN_BY.get(kind, "the notebook before this one")
+    notebook = written_by(kind) or "the notebook before this one"
     if not source.is_file():
         raise BadInputError(f"{_short(source)} is missing; it is written by {notebook}, so run that first.")
     readers = {".safetensors": _read_safetensors, ".parquet": _read_parquet, ".json": _read_json}
@@ -152,7 +151,7 @@ def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}\0{value.dtype}{tuple(value.shape)}\0".encode())
-        digest.update(value.flatten().view(torch.uint8).numpy())
+        digest.update(value.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -172,13 +171,19 @@ def write_whole(target: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_json(target: Path, value: Any) -> None:
+    """Write a JSON value, a row a line, whole or not at all."""
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    write_whole(target, lambda part: part.write_text(text, encoding="utf8"))
+
+
 @cache
 def code_hash() -> str:
     """SHA-256 over the sources of kanlib's modules and of the notebooks' code cells: a record's code version."""
     digest = hashlib.sha256()
-    for module in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(module.name.encode() + b"\0" + module.read_bytes() + b"\0")
-    for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
+    for name, module in sorted(sources.modules().items()):
+        digest.update(name.encode() + b"\0" + module.read_bytes() + b"\0")
+    for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
         cells = json.loads(notebook.read_text(encoding="utf8"))["cells"]
         code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
         digest.update(notebook.name.encode() + b"\0" + "\0".join(code).encode())

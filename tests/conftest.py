@@ -4,8 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 
-from kanlib import fitting, models
+from kanlib.kan.fitting import fit
+from kanlib.masks import Split
+from kanlib.networks import models
+from tests.helpers import knobs
 from tests.small_project import copied, snakemake
 
 
@@ -13,6 +17,8 @@ from tests.small_project import copied, snakemake
 def _one_thread():
     """The tensors of the tests are too small to share between threads."""
     torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
 
 
 @pytest.fixture
@@ -40,19 +46,14 @@ def resnet():
 def fitted():
     """Two examples with smooth responses to three components, and KANs fitted to them."""
     source = torch.Generator().manual_seed(0)
-    fit, validation, test = (torch.randn(n, 3, generator=source) for n in (300, 150, 300))
 
     def true(s):
         return torch.stack([torch.exp(0.3 * s[:, 0]) - torch.tanh(s[:, 1] + s[:, 2]), (s[:, 0] - s[:, 2]).sin()])
 
-    found = fitting.fit(
-        *(fit, true(fit), validation, true(validation)),
-        hidden=[3],
-        penalties=[1e-5, 1e-4],
-        restarts=2,
-        iterations=80,
-    )
-    return SimpleNamespace(fit=fit, test=test, true=true, kan=found.kan, found=found)
+    masks = [torch.randn(n, 3, generator=source) for n in (300, 150, 300)]
+    data, validation, test = (Split(s, true(s)) for s in masks)
+    found = fit(data, validation, knobs(hidden=[3], penalties=[1e-5, 1e-4], restarts=2, iterations=80))
+    return SimpleNamespace(fit=data, test=test, true=true, kan=found.kan, found=found)
 
 
 @pytest.fixture(scope="session")

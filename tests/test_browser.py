@@ -45,10 +45,10 @@ def test_pages_work_from_disk(html, site, name):
 def test_the_mixer_shows_what_the_expression_says(project, site):
     context, base = site
     closed = store.load(project / "_artifacts" / book_pages.SETUP / "symbolic.json")
-    forms = [SymbolicKAN.from_json(value) for value in closed["short"]]
-    assert book_pages.mixer_error(context, base + book_pages.MIXER, forms) <= 1e-9
-    # A form with other constants is told apart.
-    others = [SymbolicKAN(f.edges, f.products, [[b + 1e-3 for b in of] for of in f.biases]) for f in forms]
+    short = SymbolicKAN.read(closed, "short")
+    assert book_pages.mixer_error(context, base + book_pages.MIXER, short) <= 1e-9
+    # One with other constants is told apart.
+    others = [SymbolicKAN(one.forms, [[b + 1e-3 for b in of] for of in one.biases]) for one in short]
     assert book_pages.mixer_error(context, base + book_pages.MIXER, others) > 1e-9
 
 

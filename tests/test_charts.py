@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from kanlib import charts
-from kanlib.shortening import symbolic_kans
+from kanlib.setups import Symbolic
+from kanlib.symbolic import edge_curves, replace_edges
 
 
 @pytest.fixture(autouse=True)
@@ -49,9 +50,9 @@ def test_every_chart_is_valid_described_and_carries_its_data(name):
 
 
 def test_edges_are_drawn_beside_their_closed_forms(fitted):
-    names = [f"c{i}" for i in range(fitted.fit.shape[1])]
-    (form,) = symbolic_kans(first := fitted.kan.select(torch.tensor([0])), fitted.fit)
-    spec = charts.edges(first, form, names, most=2, describe="d").to_dict()
+    names = [f"c{i}" for i in range(fitted.fit.masks.shape[1])]
+    (symbolic,) = replace_edges(first := fitted.kan.select(torch.tensor([0])), fitted.fit.masks, Symbolic())
+    spec = charts.edge_curves(edge_curves(first, symbolic, names, most=2), describe="d").to_dict()
     assert spec["description"] == "d"
     frame = pd.DataFrame(next(iter(spec["datasets"].values())))
     assert set(frame["input"]) == set(names)

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from kanlib import claims
+from kanlib import claims, metrics
 from kanlib.errors import BadInputError
 
 
@@ -87,3 +87,12 @@ def test_an_unknown_cost_or_a_damaged_ledger_is_refused(tmp_path):
         claims.recompute(["sloww"], ledger)
     with pytest.raises(BadInputError, match="is damaged"):
         claims.read(ledger)
+
+
+def test_a_command_words_its_claims_alike():
+    command = claims.Command("python -m benchmarks.x", "fast", "a device")
+    exact, sure = command.claim("a", "s", 3.0), command.claim("b", "s", metrics.Estimate(1.0, 0.5, 2.0), "low > 0")
+    assert (exact.value, exact.low, exact.high, exact.target) == (3.0, 3.0, 3.0, "")
+    assert (sure.value, sure.low, sure.high, sure.target) == (1.0, 0.5, 2.0, "low > 0")
+    for row in (exact, sure):
+        assert (row.command, row.cost, row.device) == ("python -m benchmarks.x", "fast", "a device")

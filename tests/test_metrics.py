@@ -6,6 +6,8 @@ from scipy import stats
 from sklearn.metrics import mean_squared_error, r2_score
 
 from kanlib import metrics
+from kanlib.machine import generator
+from kanlib.metrics import bootstrap_mean, bootstrap_pearson, interval, pearson
 
 
 def source(seed=0):
@@ -145,3 +147,39 @@ def test_the_generator_alone_determines_the_bootstrap(same_global_rng):
     first, again, other = (metrics.bootstrap_pearson(predicted, true, 40, source(s)) for s in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def some_predictions():
+    source = torch.Generator().manual_seed(5)
+    true = torch.randn(4, 60, generator=source)
+    near, far = (true + s * torch.randn(4, 60, generator=source) for s in (0.3, 1.5))
+    return near, far, true
+
+
+def test_an_estimate_is_the_mean_with_the_interval_of_its_resamples():
+    near, _, true = some_predictions()
+    found = metrics.pearson_estimate(near, true, 300, seed=2)
+    draws = bootstrap_pearson(near, true, 300, generator(2, "bootstrap"))
+    assert found == (pearson(near, true).mean().item(), *interval(draws))
+    values = torch.tensor([1.0, 4.0, 2.0], dtype=torch.float64)
+    found = metrics.mean_estimate(values, 300, seed=2)
+    assert found == (values.mean().item(), *interval(bootstrap_mean(values, 300, generator(2, "bootstrap"))))
+
+
+def test_who_is_ahead_is_a_paired_difference():
+    near, far, true = some_predictions()
+    lead = metrics.ahead(near, far, true, 300, seed=2)
+    one, other = bootstrap_pearson(torch.stack([near, far]), true, 300, generator(2, "bootstrap"))
+    assert (lead.low, lead.high) == interval(one - other)
+    assert lead.value == pytest.approx((pearson(near, true) - pearson(far, true)).mean().item())
+    assert 0 < lead.low < lead.value < lead.high
+    assert metrics.ahead(near, near, true) == (0, 0, 0)
+    back = metrics.ahead(far, near, true, 300, seed=2)
+    assert back == pytest.approx((-lead.value, -lead.high, -lead.low))
+
+
+def test_of_several_fits_the_mean_pearson_is_ahead():
+    near, far, true = some_predictions()
+    both = metrics.ahead(torch.stack([near, far]), near, true, 300)
+    alone = metrics.ahead(far, near, true, 300)
+    assert both == pytest.approx(tuple(v / 2 for v in alone))

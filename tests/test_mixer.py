@@ -5,8 +5,10 @@ import re
 import pytest
 import torch
 
-from kanlib import mixer, shortening
+from kanlib import mixer
+from kanlib.setups import Symbolic
 from kanlib.store import Artifact
+from kanlib.symbolic import replace_edges
 
 
 def content(panel):
@@ -25,38 +27,44 @@ def evaluated(layers, sigma):
 
 def recording(fitted):
     splits = {"fit": fitted.fit, "test": fitted.test}
-    tensors = {f"masks.{s}": x for s, x in splits.items()}
-    tensors |= {f"responses.{s}": fitted.true(x) for s, x in splits.items()}
-    return Artifact(tensors, {"names": ["a", "b", "</script>"], "label_names": ["cat", "dog"]}, "")
+    tensors = {f"masks.{name}": split.masks for name, split in splits.items()}
+    tensors |= {f"responses.{name}": split.responses for name, split in splits.items()}
+    record = {"names": ["a", "b", "</script>"], "label_names": ["cat", "dog"], "parameters": {"scale": 1.0}}
+    return Artifact(tensors, record, "")
+
+
+def closed(fitted, **changes):
+    return replace_edges(fitted.kan, fitted.fit.masks, Symbolic(**changes))
 
 
 def test_a_page_holds_the_closed_forms_to_the_last_digit(fitted):
-    forms = shortening.symbolic_kans(fitted.kan, fitted.fit, max_degree=5)
-    page = content(mixer.panel(forms, recording(fitted)))
-    for form, example in zip(forms, page["examples"], strict=True):
-        true = form(fitted.test[:20])
-        found = [evaluated(example["layers"], row) for row in fitted.test[:20].double().tolist()]
+    symbolic, masks = closed(fitted, max_degree=5), fitted.test.masks[:20]
+    page = content(mixer.panel(symbolic, recording(fitted)))
+    for one, example in zip(symbolic, page["examples"], strict=True):
+        true = one(masks)
+        found = [evaluated(example["layers"], row) for row in masks.double().tolist()]
         torch.testing.assert_close(torch.tensor(found, dtype=torch.float64), true, rtol=1e-12, atol=1e-12)
 
 
 def test_the_linear_model_is_least_squares(fitted):
-    page = content(mixer.panel(shortening.symbolic_kans(fitted.kan, fitted.fit), recording(fitted)))
-    x = torch.cat([fitted.fit, torch.ones(len(fitted.fit), 1)], 1).double()
-    solution = torch.linalg.lstsq(x, fitted.true(fitted.fit).double().T).solution
+    page = content(mixer.panel(closed(fitted), recording(fitted)))
+    fit = fitted.fit
+    x = torch.cat([fit.masks, torch.ones(len(fit.masks), 1)], 1).double()
+    solution = torch.linalg.lstsq(x, fit.responses.double().T).solution
     for weights, example in zip(solution.T, page["examples"], strict=True):
         found = torch.tensor([*example["weights"], example["intercept"]], dtype=torch.float64)
         torch.testing.assert_close(found, weights, rtol=1e-5, atol=1e-5)
 
 
 def test_recorded_responses_belong_to_their_masks(fitted):
-    page = content(mixer.panel(shortening.symbolic_kans(fitted.kan, fitted.fit), recording(fitted)))
+    page = content(mixer.panel(closed(fitted), recording(fitted)))
     masks = torch.tensor(page["masks"])
     for true, example in zip(fitted.true(masks), page["examples"], strict=True):
         torch.testing.assert_close(torch.tensor(example["responses"]), true, rtol=0, atol=0.01)
 
 
 def test_no_name_can_close_the_script(fitted):
-    panel = mixer.panel(shortening.symbolic_kans(fitted.kan, fitted.fit), recording(fitted))
+    panel = mixer.panel(closed(fitted), recording(fitted))
     assert panel.data.count("</script>") == 1
     assert content(panel)["components"][2] == "</script>"
 
@@ -64,18 +72,18 @@ def test_no_name_can_close_the_script(fitted):
 class Known:
     """Answers as a network does, with a function that is known."""
 
-    names, label_names = ["a", "b", "c"], ["cat", "dog"]
+    components, label_names = ["a", "b", "c"], ["cat", "dog"]
 
     def __init__(self, true):
         self.true = true
 
-    def responses(self, split, sigma, first=None):
-        return self.true(sigma)[:first], torch.zeros(2)
+    def responses(self, split, sigma, examples=slice(None)):
+        return self.true(sigma)[examples], torch.zeros(2)[examples]
 
 
 def test_in_a_notebook_form_and_network_answer_to_every_move(fitted):
-    forms = shortening.symbolic_kans(fitted.kan, fitted.fit)
-    box = mixer.live(forms, Known(fitted.true))
+    symbolic = closed(fitted)
+    box = mixer.live(symbolic, Known(fitted.true))
     example, *sliders, answer = box.children
     assert [slider.description for slider in sliders] == ["a", "b", "c"]
 
@@ -87,4 +95,4 @@ def test_in_a_notebook_form_and_network_answer_to_every_move(fitted):
         for slider, value in zip(sliders, sigma, strict=True):
             slider.value = value
         at = torch.tensor([sigma])
-        assert shown() == pytest.approx([forms[e](at).item(), fitted.true(at)[e].item()], abs=1e-3)
+        assert shown() == pytest.approx([symbolic[e](at).item(), fitted.true(at)[e].item()], abs=1e-3)

@@ -15,11 +15,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 
-from kanlib import claims, setups, store
+from kanlib import claims, setups, sources, store
 from tests.small_project import SMALL, copied, run, snakemake
 
 pytestmark = pytest.mark.slow
@@ -102,7 +103,7 @@ def test_equal_runs_give_equal_bytes(project, tmp_path):
     again = copied(tmp_path)
     assert snakemake(again).returncode == 0
     assert hashes(again) == hashes(project)
-    assert len(hashes(again)) == len(store.WRITTEN_BY)
+    assert len(hashes(again)) == sum(len(sources.artifacts(n)[1]) for n in store.NOTEBOOKS.glob("*.ipynb"))
 
 
 def test_artifacts_name_what_they_were_made_from(project):
@@ -215,6 +216,31 @@ def test_several_setups_share_the_book(project):
     assert "setups/second/04_interactions" in (project / "_build/toc.yml").read_text(encoding="utf8")
 
 
+def test_a_new_notebook_is_two_places(tmp_path):
+    """The notebook, and its knobs in setups: what it reads and writes, and its page, follow."""
+    project = copied(tmp_path)
+    cells = [
+        new_code_cell('setup: str = "digits_resnet18"', metadata={"tags": ["parameters"]}),
+        new_code_cell("from kanlib.setups import Recount\n\np = Recount.from_notebook(globals())"),
+        new_code_cell(
+            'from kanlib.kan import KAN\n\np.save("recount", {"n": KAN.read(p.load("surrogates")).bias})'
+        ),
+    ]
+    nbformat.write(new_notebook(cells=cells), project / "notebooks/05_recount.ipynb")
+    schema = project / "kanlib/setups.py"
+    text = schema.read_text(encoding="utf8")
+    knobs = '"""Another stage."""\n\n    section: ClassVar[str] = "recount"\n\n\n'
+    place = "class _Loader("
+    schema.write_text(text.replace(place, f"class Recount(Stage):\n    {knobs}{place}"), encoding="utf8")
+    result = snakemake(project, "_build/toc.yml")
+    assert result.returncode == 0, result.stderr
+    assert "setups/digits_resnet18/05_recount" in (project / "_build/toc.yml").read_text(encoding="utf8")
+    asked = run(project, "snakemake", "-n", "_artifacts/digits_resnet18/recount.safetensors", "--cores", "2")
+    order = [asked.stdout.index(f"digits_resnet18: {name}") for name in ("02_surrogate", "05_recount")]
+    assert order == sorted(order)
+    assert "03_symbolic" not in asked.stdout
+
+
 def test_the_commands_of_the_book_run_as_printed(project, unharmed):
     for line in (store.ROOT / "tests/examples/variant.sh").read_text(encoding="utf8").splitlines():
         result = run(project, *shlex.split(line))
@@ -230,7 +256,7 @@ def test_the_library_example_of_the_book_runs_as_printed(project):
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_parameters_are_the_schema(name):
     """Names, types and comments of the ``parameters`` cell are those of the stage's fields."""
-    stage = setups.STAGES[name[3:]]
+    stage = setups.of_notebook(name)
     listed = papermill.inspect_notebook(store.ROOT / f"notebooks/{name}.ipynb")
     assert listed.keys() == stage.model_fields.keys()
     schema = stage.model_json_schema()["properties"]
@@ -309,7 +335,7 @@ def test_a_recording_takes_the_place_of_the_network(project):
     file.write_text(yaml.safe_dump(setup), encoding="utf8")
     (project / "_artifacts/recorded").mkdir()
     shutil.copy(project / "_artifacts/digits_resnet18/model.safetensors", project / "_artifacts/recorded")
-    result = run(project, sys.executable, "-m", "kanlib.recording", "recorded")
+    result = run(project, sys.executable, "-m", "kanlib.networks.recording", "recorded")
     assert result.returncode == 0, result.stdout + result.stderr
     shutil.rmtree(project / "_artifacts/recorded")
     setup["perturbation"]["source"] = "frozen"

@@ -124,6 +124,18 @@ def test_an_artifact_made_from_other_inputs_is_refused(folder):
         stage.load("surrogates", responses=stage.load("responses"))
 
 
+def test_an_artifact_says_what_it_was_made_with(folder):
+    stage = setups.Perturbation.from_notebook({"setup": "small", "run": "mine", "n_fit": 3})
+    stage.save("responses", {"y": torch.ones(2)})
+    made = setups.Perturbation.of(stage.load("responses"))
+    assert made == stage.model_copy(update={"run": None})
+
+
+def test_an_artifact_of_knobs_that_are_no_more_is_refused(folder):
+    artifact = store.Artifact({}, {"parameters": {"setup": "small", "max_nodes": 12}}, "")
+    refused(r"parameter max_nodes .*record of an artifact; did you mean max_\w+\?", setups.Symbolic.of, artifact)
+
+
 def test_a_missing_artifact_names_the_notebook_to_run(folder):
     refused("01_perturbation", setups.Surrogate.from_notebook({"setup": "small"}).load, "responses")
 
@@ -204,6 +216,8 @@ def test_a_file_that_is_no_text_is_refused(folder):
         (setups.Perturbation, "examples", [-1]),
         (setups.Surrogate, "spline_order", 4),
         (setups.Surrogate, "hidden", [0]),
+        (setups.Surrogate, "hidden", [[2, 1]]),
+        (setups.Symbolic, "max_length", 0),
         (setups.Surrogate, "penalties", []),
         (setups.Surrogate, "penalties", [-1e-3]),
         (setups.Symbolic, "r2", 1.01),
@@ -226,19 +240,6 @@ def test_a_setup_may_state_every_default(folder):
     (folder / "full.yaml").write_text(yaml.safe_dump(whole), encoding="utf8")
     for stage in setups.STAGES.values():
         assert stage.from_setup("full") == stage(setup="full")
-
-
-def draw(*args):
-    return torch.rand(4, generator=setups.generator(*args))
-
-
-def test_equal_arguments_give_equal_streams(same_global_rng):
-    assert torch.equal(draw(0, "masks", "fit"), draw(0, "masks", "fit"))
-
-
-def test_seed_and_purpose_each_give_another_stream(same_global_rng):
-    streams = [draw(0, "a", 1), draw(1, "a", 1), draw(0, "b", 1), draw(0, "a", 2), draw(0, "a", "1"), draw(0, "a")]
-    assert len({tuple(s.tolist()) for s in streams}) == len(streams)
 
 
 def test_exponents_without_a_point_are_numbers(folder):

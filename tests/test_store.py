@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from kanlib import store
+from kanlib import sources, store
 from kanlib.errors import BadInputError
 
 TENSORS = {
@@ -111,13 +111,13 @@ def test_a_truncated_file_is_refused(tmp_path, kind, content, share):
     file = written(tmp_path, kind, content)
     whole = file.read_bytes()
     file.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(BadInputError, match=rf"{file.name} cannot be read.* run {store.WRITTEN_BY[kind]}"):
+    with pytest.raises(BadInputError, match=rf"{file.name} cannot be read.* run {store.written_by(kind)}"):
         store.load(file)
 
 
 @each_kind
 def test_a_missing_file_names_the_notebook_to_run(tmp_path, kind, content):
-    with pytest.raises(BadInputError, match=rf"{kind}\.\w+ is missing; .*{store.WRITTEN_BY[kind]}"):
+    with pytest.raises(BadInputError, match=rf"{kind}\.\w+ is missing; .*{store.written_by(kind)}"):
         store.load(store.path(tmp_path, kind))
 
 
@@ -223,3 +223,24 @@ def test_an_artifact_is_removed_with_its_sidecar(tmp_path):
     store.remove(file)
     store.remove(file)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_json_value_is_written_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "rows.json"
+    store.write_json(target, [{"größe": 1.5}])
+    assert target.read_text(encoding="utf8") == '[\n {\n  "größe": 1.5\n }\n]\n'
+    with pytest.raises(TypeError):
+        store.write_json(target, [object()])
+    assert json.loads(target.read_text(encoding="utf8")) == [{"größe": 1.5}]
+    assert [file.name for file in tmp_path.iterdir()] == ["rows.json"]
+
+
+def test_the_code_version_moves_with_any_module_of_a_wing(tmp_path, monkeypatch):
+    before, known = store.code_hash.__wrapped__(), sources.modules()
+    assert any(name.startswith("kanlib.kan.") for name in known)
+    for name in ("kanlib.kan.splines", "kanlib.networks.probe", "kanlib.errors"):
+        (tmp_path / "other.py").write_text("# another text\n", encoding="utf8")
+        monkeypatch.setattr(sources, "modules", lambda name=name: known | {name: tmp_path / "other.py"})
+        assert store.code_hash.__wrapped__() != before
+    monkeypatch.setattr(sources, "modules", lambda: known)
+    assert store.code_hash.__wrapped__() == before

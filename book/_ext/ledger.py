@@ -12,7 +12,7 @@ from docutils import nodes
 from docutils.parsers.rst import Directive, directives
 from offline import chart_html
 
-from kanlib import charts, setups, store
+from kanlib import charts, setups, sources, store
 
 DATA = Path(__file__).parents[2] / "data"
 COLUMNS = {"claim": 46, "value": 18, "target": 12, "measured": 24}
@@ -98,11 +98,11 @@ class Status(Directive):
                 continue
             env.note_dependency(str(executed))
             setup, notebook = executed.parent.name, executed.stem
-            kind = next(kind for kind, writer in store.WRITTEN_BY.items() if writer == notebook)
+            kind = sources.artifacts(store.NOTEBOOKS / executed.name)[1][0]
             record = store.load(store.path(setup, kind)).record
             circumstances = json.loads(store.circumstances(store.path(setup, kind)).read_text(encoding="utf8"))
             took = json.loads(executed.read_text(encoding="utf8"))["metadata"]["papermill"]["duration"]
-            fields = setups.STAGES[notebook[3:]].model_fields
+            fields = setups.of_notebook(notebook).model_fields
             changed = [
                 f"{name}: {value}"
                 for name, value in record["parameters"].items()

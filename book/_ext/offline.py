@@ -15,8 +15,9 @@ from shutil import copytree, ignore_patterns
 import vl_convert
 from sphinx.application import Sphinx
 
+from kanlib.charts import VEGALITE, script_json
+
 HERE = Path(__file__).parent
-VEGALITE = "application/vnd.vegalite.v5+json"  # as in kanlib.charts
 # What tex-chtml.js fetches while it typesets: its fonts, and the TeX packages that some macros bring in.
 MATHJAX = ["tex-chtml.js", "input/tex/extensions", "output/chtml/fonts/woff-v2"]
 
@@ -43,12 +44,8 @@ def gather_assets(app: Sphinx) -> None:
 
 
 def chart_html(spec: dict) -> str:
-    """Write a Vega-Lite specification as the HTML that ``charts.js`` draws.
-
-    ``<`` is written as a JSON escape, so that no string in the data can close the script element.
-    """
-    body = json.dumps(spec, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    return f'<div class="vega-chart"><script type="application/json">{body}</script></div>'
+    """Write a Vega-Lite specification as the HTML that ``charts.js`` draws."""
+    return f'<div class="vega-chart"><script type="application/json">{script_json(spec)}</script></div>'
 
 
 def prepare_notebook(app: Sphinx, docname: str, source: list[str]) -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 from sklearn.neighbors import KNeighborsRegressor
 
-from kanlib.surrogates import EachExample
+from kanlib.attribution.surrogates import EachExample
 
 
 class Nearest(EachExample):

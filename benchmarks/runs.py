@@ -1,0 +1,84 @@
+"""Responses and surrogates that several benchmarks need, made by the notebooks where they are not there yet."""
+
+import subprocess
+
+from kanlib import store
+from kanlib.masks import Split
+from kanlib.setups import Perturbation, Surrogate, Symbolic
+
+#: Of these a chapter of the book shows a few examples and one member; what is claimed of them is of more.
+EXAMPLES = {"cifar10_resnet18": 12, "imagenet_deit_tiny": 12}
+ENSEMBLES = {
+    "cifar10_resnet18": {"members": 4, "finalists": 4, "restarts": 3},
+    "imagenet_deit_tiny": {"members": 4, "finalists": 4, "restarts": 4},
+}
+PEERS = ["linear", "cubic", "trees", "mlp"]
+
+
+def responses(setup: str, run: str, **knobs) -> store.Artifact:
+    """The responses of a run of 01_perturbation with these parameters on the setup's own classifier or recording.
+
+    Args:
+        setup: a name in ``notebooks/setups``.
+        run: a name for these parameters; other parameters need another name.
+        knobs: parameters of 01_perturbation.
+    """
+    if not store.path(run, "responses").exists():
+        if Perturbation.from_setup(setup, knobs).source == "live":
+            made(setup, "model")
+        execute("01_perturbation", setup, run, **knobs)
+    return Surrogate.from_setup(setup, {"run": run}).load("responses")
+
+
+def digits64() -> store.Artifact:
+    """Responses of 64 examples of the digits, for what needs many of them."""
+    return responses("digits_resnet18", "digits64", n_examples=64, n_fit=4000, n_reference=0)
+
+
+def digits64_tests() -> store.Artifact:
+    """The same examples' responses to four times as many test masks: the rarest of them weigh most in an error."""
+    few = {"n_fit": 1, "n_validation": 1, "n_reference": 0}
+    return responses("digits_resnet18", "digits64_tests", n_examples=64, n_test=4000, **few)
+
+
+def cifar64() -> store.Artifact:
+    """Responses of 64 examples of CIFAR-10, those that the recording holds among them, of the network itself."""
+    few = {"n_test": 1, "n_reference": 0, "derivative_order": 1}
+    return responses("cifar10_resnet18", "cifar64", source="live", n_examples=64, n_fit=3000, **few)
+
+
+def splits(recorded: store.Artifact, *names: str) -> list[Split]:
+    """The splits of these names."""
+    return [Split.read(recorded, name) for name in names]
+
+
+def surrogates(setup: str) -> Surrogate:
+    """Parameters of a run of 02_surrogate whose artifacts are there: the setup's own, or that of all examples."""
+    if setup not in EXAMPLES:
+        made(setup, "scores")
+        return Surrogate.from_setup(setup)
+    run = f"{setup}_all"
+    responses(setup, run, n_examples=EXAMPLES[setup], n_reference=0)
+    if not store.path(run, "scores").exists():
+        execute("02_surrogate", setup, run, peers=PEERS, **ENSEMBLES[setup])
+    return Surrogate.from_setup(setup, {"run": run} | ENSEMBLES[setup])
+
+
+def symbolic(setup: str) -> Symbolic:
+    """Parameters of the setup's own run of 03_symbolic, whose artifacts are there."""
+    made(setup, "symbolic")
+    return Symbolic.from_setup(setup)
+
+
+def made(setup: str, kind: str) -> None:
+    """Bring an artifact of the setup's own run up to date."""
+    target = str(store.path(setup, kind).relative_to(store.ROOT))
+    workflow = ["snakemake", target, "--quiet", "all", "--cores", "2", "--config", f"setups={setup}"]
+    subprocess.run(workflow, cwd=store.ROOT, check=True)
+
+
+def execute(notebook: str, setup: str, run: str, **knobs) -> None:
+    """Run a notebook with these parameters; its artifacts are the variant ``run`` of the setup's."""
+    options = [part for name, value in knobs.items() for part in ("-y", f"{name}: {value}")]
+    command = ["papermill", f"notebooks/{notebook}.ipynb", "/dev/null", "-k", "python3", "-p", "setup", setup]
+    subprocess.run([*command, "-p", "run", run, *options], cwd=store.ROOT, check=True)

@@ -1,0 +1,39 @@
+"""What is said: surrogates side by side, interaction coefficients, their averages, and how sure they are.
+
+Example: a linear surrogate, coefficients up to order 3 at σ = 0, and averaged over the masks::
+
+    predicted = SURROGATES["linear"](Surrogate()).fit(fit, validation).predict(test.masks)
+    index, at_rest = of_kan(kan, 3)          # subsets S, and L_S [E, n_S]; of_symbolic for one symbolic KAN
+    level, errors = smoothed_of_symbolic(faithful, fit.scale, 3)
+    averaged = bias_corrected(level, Batch(faithful), fit, 3)
+    fidelity(averaged, reference, index)     # beside the network's own, as a table
+"""
+
+from kanlib.attribution.averages import bias_corrected, smoothed_of_network, smoothed_of_symbolic
+from kanlib.attribution.certainty import certainty_table, fidelity, resampled
+from kanlib.attribution.coefficients import (
+    derivative_errors,
+    of_expression,
+    of_kan,
+    of_symbolic,
+    pair_matrix,
+    similarity_order,
+)
+from kanlib.attribution.surrogates import SURROGATES, Surrogate
+
+__all__ = [
+    "SURROGATES",
+    "Surrogate",
+    "bias_corrected",
+    "certainty_table",
+    "derivative_errors",
+    "fidelity",
+    "of_expression",
+    "of_kan",
+    "of_symbolic",
+    "pair_matrix",
+    "resampled",
+    "similarity_order",
+    "smoothed_of_network",
+    "smoothed_of_symbolic",
+]

@@ -1,0 +1,64 @@
+"""What the bits of a result depend on beside its inputs: device, precision, memory and random streams."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+
+from kanlib.errors import BadInputError
+
+Precision = Literal["fp32", "tf32", "bf16"]
+
+
+def device(name: str) -> torch.device:
+    """The device of that name; ``auto`` is CUDA where there is one, else MPS, else the CPU.
+
+    Raises:
+        BadInputError: the device was asked for by name and is not there.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, present in there.items() if present)
+    if not there[name]:
+        raise BadInputError(f"device {name} is not available here, expected auto, cpu or one that is; set device.")
+    if name == "cuda":
+        # fp32 as it is recorded, and the same bits every time.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    return torch.device(name)
+
+
+def generator(seed: int, *purpose: str | int) -> torch.Generator:
+    """A local CPU generator for one purpose: equal arguments, equal stream; the global state is not touched."""
+    digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+@contextmanager
+def in_precision(precision: Precision, device: torch.device) -> Iterator[None]:
+    """Forward passes in ``fp32``, in ``tf32`` (matrix products on CUDA) or in ``bf16`` (autocast)."""
+    if precision == "tf32" and device.type != "cuda":
+        raise BadInputError(f"precision tf32 is CUDA's, but the device is {device.type}; set precision to fp32.")
+    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [switch.allow_tf32 for switch in switches]
+    try:
+        for switch in switches:
+            switch.allow_tf32 = precision == "tf32"
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            yield
+    finally:
+        for switch, allowed in zip(switches, before, strict=True):
+            switch.allow_tf32 = allowed
+
+
+@contextmanager
+def enough_memory(batch_size: int) -> Iterator[None]:
+    """Turn a device's running out of memory into a sentence that says what to set."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise BadInputError(
+            f"the device ran out of memory with batch_size {batch_size}; set batch_size to {batch_size // 2 or 1}."
+        ) from error

@@ -1,0 +1,250 @@
+"""What answers to masks: a network, or the recording of one."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from kanlib import machine, store
+from kanlib.errors import BadInputError
+from kanlib.networks import models
+from kanlib.networks.components import find
+from kanlib.networks.examples import choose_examples
+from kanlib.networks.outputs import centred
+from kanlib.networks.probe import Probe
+from kanlib.setups import Perturbation
+
+FOLDER = store.ROOT / "data" / "responses"
+#: The outputs that recordings keep; ``prob = exp(log_prob)`` and ``loss = −log_prob`` follow.
+KEPT = ("margin", "logit", "log_prob")
+_ALL = slice(None)
+
+
+class Answers(Protocol):
+    """What 01_perturbation asks of a network or of its recording.
+
+    Attributes:
+        made_from: the artifact that holds the weights, or the recording.
+        components: their names.
+        positions: of the E examples in the test split.
+        labels: ``[E]``.
+        label_names: of the examples.
+        images: ``[E, 3, H, W]``; ``None``: they were not recorded.
+        accuracy: of the network on the test split.
+        device: that computes or computed, by type.
+        derivatives: whether :meth:`local_derivatives` and :meth:`gradients` are to be had.
+    """
+
+    made_from: store.Artifact
+    components: list[str]
+    positions: Tensor
+    labels: Tensor
+    label_names: list[str]
+    images: Tensor | None
+    accuracy: float
+    device: str
+    derivatives: bool
+
+    @property
+    def gate_error(self) -> float:
+        """See :meth:`kanlib.networks.probe.Probe.gate_error`."""
+        ...
+
+    def responses(self, split: str, sigma: Tensor, examples: slice = _ALL) -> tuple[Tensor, Tensor]:
+        """Responses ``[E, N]`` to masks ``[N, m]`` of that name, and clean outputs ``[E]``."""
+        ...
+
+    def precision_error(self, sigma: Tensor) -> float:
+        """What ``precision`` costs in the responses to these masks, as a share of their standard deviation."""
+        ...
+
+    def local_derivatives(self) -> Tensor:
+        """See :meth:`kanlib.networks.probe.Probe.local_derivatives`."""
+        ...
+
+    def gradients(self, sigma: Tensor) -> Tensor:
+        """See :meth:`kanlib.networks.probe.Probe.gradients`."""
+        ...
+
+
+def network(p: Perturbation) -> Answers:
+    """What ``p.source`` says: the network itself, or its frozen responses."""
+    return Live(p) if p.source == "live" else Frozen(p)
+
+
+def path(setup: str) -> Path:
+    """Where the frozen responses of a setup lie."""
+    return FOLDER / f"{Path(setup).stem}.safetensors"
+
+
+def compared(p: Perturbation, masks: Mapping[str, Tensor], responses: Mapping[str, Tensor]) -> str:
+    """How far live responses are from the recording of the setup, in words."""
+    if p.source == "frozen":
+        return "These are the recorded responses."
+    if not path(p.setup).exists():
+        return "Nothing was recorded of this setup, so there is nothing to compare with."
+    try:
+        frozen = Frozen(p)
+        pairs = [(live, frozen.responses(split, masks[split])[0]) for split, live in responses.items()]
+    except BadInputError as error:
+        return f"The recording cannot be compared with this run: {error}"
+    worst = max(float(((live - kept).abs().amax(1) / kept.std(1)).max()) for live, kept in pairs)
+    return f"The recording of this setup differs by {worst:.1e} standard deviations of the responses at most."
+
+
+class Live:
+    """The classifier of 00_training and the examples that ``p`` asks for; see :class:`Answers`.
+
+    Attributes:
+        probe: what is asked.
+    """
+
+    derivatives: bool = True
+
+    def __init__(self, p: Perturbation):
+        self.made_from = p.load("model")
+        model, data = models.trained(self.made_from)
+        device = machine.device(p.device)
+        model = model.to(device).requires_grad_(False)
+        self.components = find(model, p.components)
+        self.positions = choose_examples(model, data, p)
+        self.labels = data.test.labels[self.positions]
+        self.label_names = [data.classes[k] for k in self.labels.tolist()]
+        self.images: Tensor | None = data.test.read(self.positions)
+        self.accuracy = self.made_from.record["accuracy"]
+        self.device = device.type
+        self.probe = Probe(
+            model,
+            self.components,
+            self.images.to(device),
+            self.labels.to(device),
+            p.gate_site,
+            p.output_function,
+            p.batch_size,
+            p.precision,
+        )
+        self._max_order = min(p.derivative_order, len(self.components))
+
+    @cached_property
+    def gate_error(self) -> float:
+        """The largest difference that gates at σ = 0 make to a logit; 0 if they work."""
+        return self.probe.gate_error()
+
+    def responses(self, split: str, sigma: Tensor, examples: slice = _ALL) -> tuple[Tensor, Tensor]:
+        """Responses ``[E, N]`` to masks ``[N, m]``, which ``split`` names, and clean outputs ``[E]``."""
+        return self.probe.of(examples).responses(sigma, split)
+
+    def precision_error(self, sigma: Tensor) -> float:
+        """Root mean square of the first example's responses less those in fp32, over the latter's deviation."""
+        one = self.probe.of(slice(1))
+        asked, exact = (probe.responses(sigma, "precision")[0] for probe in (one, replace(one, precision="fp32")))
+        return float((asked - exact).square().mean().sqrt() / exact.std())
+
+    def local_derivatives(self) -> Tensor:
+        """``∂_S f`` at σ = 0 up to the order that the knob says, ``[E, n_S]`` (fp64)."""
+        return self.probe.local_derivatives(self._max_order)
+
+    def gradients(self, sigma: Tensor) -> Tensor:
+        """``∂f/∂σ`` at masks ``[N, m]``, ``[E, N, m]``."""
+        return self.probe.gradients(sigma)
+
+
+class Frozen:
+    """The same from ``data/responses``: it answers to the masks that were recorded, and to no others.
+
+    See :class:`Answers`. Derivatives were recorded of the margin at the gate site ``branch``.
+
+    Raises:
+        BadInputError: nothing was recorded of the setup, or not what ``p`` asks for.
+    """
+
+    images: Tensor | None = None
+
+    def __init__(self, p: Perturbation):
+        self._p = p
+        if not path(p.setup).exists():
+            raise BadInputError(
+                f"data/responses/{path(p.setup).name} is missing: no responses of {p.setup} were recorded; "
+                f"run make record SETUPS={p.setup}, or set source to live."
+            )
+        self.made_from = store.load(path(p.setup), kind="responses")
+        have = self.made_from.record
+        kept = [name for name in have["examples"] if name.startswith(f"{p.example_set}.")]
+        kept.sort(key=lambda name: int(name.rpartition(".")[2]))
+        if p.examples is not None or p.n_examples > len(kept):
+            asked = f"examples is {p.examples}" if p.examples is not None else f"n_examples is {p.n_examples}"
+            raise BadInputError(
+                f"{asked}, but {len(kept)} were recorded; lower n_examples, or set source to live."
+            )
+        self._examples = kept[: p.n_examples]
+        self.components: list[str] = have["components"]
+        self.positions = torch.tensor([have["examples"][name] for name in self._examples])
+        self.labels = self._stacked("label")[:, 0]
+        self.label_names = [have["classes"][name] for name in self._examples]
+        self.gate_error, self.accuracy, self.device = have["gate_error"], have["accuracy"], have["device"]
+        recorded_of = (p.gate_site, p.output_function) == ("branch", "margin")
+        self.derivatives = recorded_of and f"{kept[0]}/branch/local" in self.made_from.content
+
+    def responses(self, split: str, sigma: Tensor, examples: slice = _ALL) -> tuple[Tensor, Tensor]:
+        """The recorded responses ``[E, N]`` to masks ``[N, m]`` of a split, and clean outputs ``[E]``.
+
+        Raises:
+            BadInputError: these masks were not recorded.
+        """
+        clean = self._read(self._stacked("clean"))[examples]
+        if not len(sigma):
+            return clean.new_empty(len(clean), 0), clean
+        key = f"{self._p.gate_site}/{split}"
+        if f"{self._examples[0]}/{key}" not in self.made_from.content:
+            raise self._not_recorded(split, 0)
+        out = self._read(self._stacked(key))
+        self._check(split, sigma, out.shape[-1])
+        return centred(out[examples, : len(sigma)], clean), clean
+
+    def precision_error(self, sigma: Tensor) -> float:
+        """Recordings are made in fp32."""
+        return 0.0
+
+    def local_derivatives(self) -> Tensor:
+        """The network's own derivatives at σ = 0, as recorded."""
+        return self._stacked("branch/local")
+
+    def gradients(self, sigma: Tensor) -> Tensor:
+        """The network's gradients ``[E, N, m]`` at the reference masks."""
+        if not len(sigma):
+            return torch.empty(len(self._examples), 0, len(self.components))
+        gradients = self._stacked("branch/gradient")
+        self._check("reference", sigma, gradients.shape[-1])
+        return gradients[..., : len(sigma)].mT
+
+    def _stacked(self, key: str) -> Tensor:
+        return torch.stack([self.made_from[f"{name}/{key}"] for name in self._examples])
+
+    def _read(self, kept: Tensor) -> Tensor:
+        """The output function asked for ``[E, …]`` from those that were kept ``[E, 3, …]``."""
+        function = self._p.output_function
+        if function in KEPT:
+            return kept[:, KEPT.index(function)]
+        log_prob = kept[:, KEPT.index("log_prob")]
+        return log_prob.exp() if function == "prob" else -log_prob
+
+    def _check(self, split: str, sigma: Tensor, n: int) -> None:
+        if len(sigma) > n:
+            raise self._not_recorded(split, n)
+        if not torch.equal(self.made_from[f"masks/{split}"][: len(sigma)], sigma):
+            raise BadInputError(
+                f"the masks of split {split} are not those that were recorded; correct seed or scale, "
+                "or set source to live."
+            )
+
+    def _not_recorded(self, split: str, n: int) -> BadInputError:
+        knob = f"n_{split}"
+        lower = f"lower {knob}, or " if knob in Perturbation.model_fields else ""
+        return BadInputError(
+            f"{n} {split} masks were recorded at gate site {self._p.gate_site}, fewer than asked for; "
+            f"{lower}set source to live."
+        )

@@ -1,0 +1,80 @@
+"""What a file depends on, read off its text: modules by its imports, artifacts by what it loads and saves.
+
+Nothing is executed. The Snakefile, the API page and the test of the layers ask here, so that no list is kept.
+"""
+
+import ast
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def modules(package: Path = PACKAGE) -> dict[str, Path]:
+    """Every module of a package by its dotted name; a wing's face stands under the wing's name."""
+    found = {}
+    for file in sorted(package.rglob("*.py")):
+        parts = file.relative_to(package.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return found
+
+
+def imported(file: Path, package: Path = PACKAGE) -> set[str]:
+    """The modules that a ``.py`` file or a notebook imports, by their dotted names.
+
+    What a wing's face hands on counts as imported from the module that it comes from.
+    """
+    known = modules(package)
+    return {target for name, what in _imports(file) for target in _targets(name, what, known)}
+
+
+def reached(file: Path, package: Path = PACKAGE) -> list[Path]:
+    """The files of all modules that a file imports, directly or through others."""
+    known = modules(package)
+    waiting, found = imported(file, package), set()
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        waiting |= imported(known[name], package) - found
+    return [known[name] for name in sorted(found)]
+
+
+def artifacts(notebook: Path) -> tuple[list[str], list[str]]:
+    """The kinds of artifacts that a notebook loads, ``p.load("…")``, and those that it saves, ``p.save("…")``."""
+    found: dict[str, list[str]] = {"load": [], "save": []}
+    for node in ast.walk(_parsed(notebook)):
+        match node:
+            case ast.Call(
+                func=ast.Attribute(value=ast.Name(id="p"), attr="load" | "save" as verb),
+                args=[ast.Constant(value=str(kind)), *_],
+            ):
+                found[verb].append(kind)
+    saved = list(dict.fromkeys(found["save"]))
+    return [kind for kind in dict.fromkeys(found["load"]) if kind not in saved], saved
+
+
+def _parsed(file: Path) -> ast.Module:
+    text = file.read_text(encoding="utf8")
+    if file.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    return ast.parse(text)
+
+
+def _imports(file: Path) -> Iterator[tuple[str, str | None]]:
+    """``(module, name)`` of every ``from module import name``, ``(module, None)`` of every ``import module``."""
+    for node in ast.walk(_parsed(file)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from ((node.module, alias.name) for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names)
+
+
+def _targets(name: str, what: str | None, known: dict[str, Path]) -> Iterator[str]:
+    if f"{name}.{what}" in known:
+        yield f"{name}.{what}"
+    elif name in known and known[name].name == "__init__.py":
+        yield from (module for module, alias in _imports(known[name]) if alias == what and module in known)
+    elif name in known:
+        yield name

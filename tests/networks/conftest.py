@@ -1,0 +1,79 @@
+"""A small network, and a recording of it."""
+
+import pytest
+import torch
+import yaml
+
+from kanlib import setups, store
+from kanlib.networks import answers, models, recording
+from kanlib.setups import Training
+
+SETUP = {
+    "training": {"image_size": 8, "architecture": "mine.py:made", "small_images": False},
+    "perturbation": {
+        "components": ["1", "2", "3"],
+        "batch_size": 7,
+        "derivative_order": 3,
+        "n_examples": 3,
+        "choose": "any",
+    }
+    | {"n_fit": 40, "n_validation": 11, "n_test": 12, "n_reference": 9},
+    "recording": {"n_reported": 11, "n_development": 1, "n_fit": 40, "n_fit_output": 20, "batch_size": 7}
+    | {"n_validation": 11, "n_test": 12, "n_reference": 9, "n_ablation": 8, "scales": [0.5]},
+}
+MODEL = """
+from torch import nn
+
+def made(n_classes):
+    layers = [nn.Conv2d(k, 4, 3, padding=1) for k in (3, 4, 4, 4)]
+    return nn.Sequential(*layers, nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, n_classes))
+"""
+
+
+def _write(tmp_path, **changes):
+    whole = {"threads": 1} | {key: value | changes.get(key, {}) for key, value in SETUP.items()}
+    (tmp_path / "setups" / "small.yaml").write_text(yaml.safe_dump(whole), encoding="utf8")
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A setup with an untrained model of three convolutions, and folders of its own."""
+    for name in ("setups", "responses"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(setups, "FOLDER", tmp_path / "setups")
+    monkeypatch.setattr(store, "ARTIFACTS", tmp_path / "artifacts")
+    monkeypatch.setattr(store, "ROOT", tmp_path)
+    monkeypatch.setattr(answers, "FOLDER", tmp_path / "responses")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(MODEL, encoding="utf8")
+    _write(tmp_path)
+    p = Training.from_setup("small")
+    model, _ = models.load(p)
+    p.save("model", model.state_dict(), accuracy=0.5)
+    return tmp_path
+
+
+@pytest.fixture
+def recorded(place, files_of_recording):
+    """A recording of that setup; made once, as equal runs give equal bytes."""
+    folder = answers.FOLDER
+    for name, content in files_of_recording.items():
+        (folder / name).write_bytes(content)
+    if not files_of_recording:
+        before = torch.get_num_threads()
+        recording.record("small")
+        torch.set_num_threads(before)
+        files_of_recording |= {file.name: file.read_bytes() for file in folder.iterdir()}
+    return store.load(answers.path("small"), kind="responses")
+
+
+@pytest.fixture(scope="session")
+def files_of_recording():
+    """What the first test that needs it leaves here for the others."""
+    return {}
+
+
+@pytest.fixture
+def rewrite(place):
+    """Writes the setup anew with changes to its sections."""
+    return lambda **changes: _write(place, **changes)

@@ -1,0 +1,106 @@
+import re
+
+import pytest
+import torch
+
+from kanlib import store
+from kanlib.errors import BadInputError
+from kanlib.masks import gaussian
+from kanlib.networks import answers
+from kanlib.networks.outputs import OUTPUT_FUNCTIONS
+from kanlib.setups import Perturbation
+
+
+def knobs(**changes):
+    return Perturbation.from_setup("small", {"gate_site": "output"} | changes)
+
+
+@pytest.mark.parametrize("site", ["branch", "output"])
+@pytest.mark.parametrize(("example_set", "n"), [("reported", 11), ("development", 1)])
+def test_a_recording_answers_as_the_network_does(recorded, site, example_set, n):
+    for function in OUTPUT_FUNCTIONS:
+        asked = {"gate_site": site, "output_function": function, "example_set": example_set, "n_examples": n}
+        live, frozen = (answers.network(knobs(source=source, run="r", **asked)) for source in ("live", "frozen"))
+        assert frozen.components == live.components
+        assert frozen.label_names == live.label_names
+        assert n == 1 or len(set(live.label_names)) > 3
+        assert torch.equal(frozen.positions, live.positions)
+        assert torch.equal(frozen.labels, live.labels)
+        assert frozen.gate_error == live.gate_error == 0
+        for split, size in {"fit": 20 if site == "output" else 40, "validation": 11, "test": 12}.items():
+            sigma = gaussian(size, 3, 1.0, 0, split)
+            for one, other in zip(frozen.responses(split, sigma), live.responses(split, sigma), strict=True):
+                torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+        nothing, clean = frozen.responses("reference", torch.empty(0, 3))
+        assert nothing.shape == (n, 0)
+        assert torch.equal(clean, frozen.responses("test", sigma)[1])
+        assert frozen.derivatives == ((site, function) == ("branch", "margin"))
+        if frozen.derivatives:
+            torch.testing.assert_close(frozen.local_derivatives(), live.local_derivatives())
+            sigma = gaussian(9, 3, 1.0, 0, "reference")
+            torch.testing.assert_close(frozen.gradients(sigma), live.gradients(sigma))
+            assert frozen.gradients(sigma[:0]).shape == (n, 0, 3)
+
+
+def test_a_recording_without_derivatives_has_none(recorded, place):
+    left = {key: value for key, value in recorded.content.items() if not key.endswith("local")}
+    record = {key: value for key, value in recorded.record.items() if key not in ("code", "torch")}
+    store.save(answers.path("small"), left, **record)
+    assert not answers.network(knobs(source="frozen", run="r", gate_site="branch")).derivatives
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"n_examples": 12}, "n_examples is 12, but 11 were recorded"),
+        ({"examples": [1]}, r"examples is \[1\], but 11 were recorded"),
+    ],
+)
+def test_examples_that_were_not_recorded_are_refused(recorded, changes, sentence):
+    with pytest.raises(BadInputError, match=sentence):
+        answers.network(knobs(source="frozen", run="r", **changes))
+
+
+@pytest.mark.parametrize(
+    ("n", "scale", "seed", "split", "sentence"),
+    [
+        (21, 1.0, 0, "fit", "20 fit masks were recorded at gate site output, fewer than asked for; lower n_fit"),
+        (5, 1.0, 0, "reference", "0 reference masks were recorded at gate site output"),
+        (5, 0.9, 0, "fit", "masks of split fit are not those that were recorded; correct seed or scale"),
+        (5, 1.0, 1, "fit", "masks of split fit are not those that were recorded"),
+    ],
+)
+def test_masks_that_were_not_recorded_are_refused(recorded, n, scale, seed, split, sentence):
+    frozen = answers.network(knobs(source="frozen", run="r"))
+    with pytest.raises(BadInputError, match=sentence):
+        frozen.responses(split, gaussian(n, 3, scale, seed, split))
+
+
+def test_a_setup_that_was_not_recorded_is_refused(place):
+    with pytest.raises(BadInputError, match=r"small\.safetensors is missing: .*make record SETUPS=small"):
+        answers.network(knobs(source="frozen", run="r"))
+
+
+def compared(**changes):
+    p = knobs(run="r", **changes)
+    live = answers.network(p)
+    masks = {split: gaussian(n, 3, 1.0, 0, split) for split, n in (("fit", 20), ("test", 12))}
+    return answers.compared(p, masks, {split: live.responses(split, sigma)[0] for split, sigma in masks.items()})
+
+
+def test_a_live_run_says_how_far_the_recording_is(recorded):
+    assert float(re.search(r"differs by (\S+) standard", compared())[1]) < 1e-4
+    assert float(re.search(r"differs by (\S+) standard", compared(precision="bf16"))[1]) > 1e-4
+    assert "cannot be compared with this run: examples is [1]" in compared(examples=[1])
+    assert compared(source="frozen") == "These are the recorded responses."
+
+
+def test_without_a_recording_there_is_nothing_to_compare_with(place):
+    assert "Nothing was recorded" in compared()
+
+
+def test_a_lower_precision_has_a_small_error(recorded):
+    sigma = gaussian(50, 3, 1.0, 0, "validation")
+    errors = [answers.network(knobs(run="r", precision=kind)).precision_error(sigma) for kind in ("fp32", "bf16")]
+    assert errors[0] == 0
+    assert 0 < errors[1] < 0.1

@@ -1,0 +1,288 @@
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from kanlib.errors import BadInputError
+from kanlib.masks import subsets
+from kanlib.networks.components import gated
+from kanlib.networks.outputs import OUTPUT_FUNCTIONS
+from kanlib.networks.probe import Probe
+
+BLOCKS = ["layer1.0", "layer1.1", "layer2.0", "layer3.1", "layer4.0"]
+LABELS = torch.tensor([3, 7])
+LAYERS = ["0", "2", "3"]
+both_sites = pytest.mark.parametrize("site", ["branch", "output"])
+
+
+@pytest.fixture
+def images():
+    return torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def sigma():
+    return torch.randn(7, 5, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture
+def probe(resnet, images):
+    return Probe(resnet, BLOCKS, images, LABELS, batch_size=4)
+
+
+@pytest.fixture
+def smooth():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3)).eval()
+
+
+@both_sites
+def test_responses_are_the_centred_output_mask_by_mask(resnet, images, probe, sigma, site):
+    y, clean = replace(probe, site=site, batch_size=3).responses(sigma)
+    assert y.shape == (2, 7)
+    for e in range(2):
+        plain = resnet(images[e : e + 1])[0]
+        label = LABELS[e]
+        others = torch.cat([plain[:label], plain[label + 1 :]])
+        torch.testing.assert_close(clean[e], plain[label] - others.max())
+        for i, mask in enumerate(sigma):
+            with gated(resnet, BLOCKS, site) as gates:
+                logits = gates(images[e : e + 1], mask[None])[0]
+            margin = logits[label] - torch.cat([logits[:label], logits[label + 1 :]]).max()
+            torch.testing.assert_close(y[e, i], margin - clean[e], atol=1e-4, rtol=1e-4)
+
+
+def test_the_asked_output_function_is_read(resnet, images, probe, sigma):
+    y, clean = replace(probe, output_function="log_prob").responses(sigma)
+    loss, clean_loss = replace(probe, output_function="loss").responses(sigma)
+    assert torch.equal(y, -loss)
+    torch.testing.assert_close(clean, resnet(images).log_softmax(1)[[0, 1], LABELS])
+    assert torch.equal(clean, -clean_loss)
+
+
+@both_sites
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_the_response_to_no_perturbation_is_exactly_zero(probe, sigma, site, batch_size):
+    mixed = torch.cat([sigma[:2], torch.zeros(3, 5), sigma[2:]])
+    y, _ = replace(probe, site=site, batch_size=batch_size).responses(mixed)
+    assert torch.equal(y[:, 2:5], torch.zeros(2, 3))
+    assert (y[:, :2] != 0).all()
+
+
+@both_sites
+@pytest.mark.parametrize("batch_size", [1, 4, 7])
+def test_a_response_does_not_depend_on_the_other_masks(probe, sigma, site, batch_size):
+    def recorded(masks):
+        return replace(probe, site=site, batch_size=batch_size).responses(masks)[0]
+
+    whole = recorded(sigma)
+    assert torch.equal(recorded(sigma), whole)
+    assert torch.equal(recorded(sigma[3:]), whole[:, 3:])
+    assert torch.equal(recorded(sigma.flip(0)).flip(1), whole)
+    assert torch.equal(recorded(torch.cat([sigma[:1] * 9, sigma]))[:, 1:], whole)
+
+
+def test_a_response_does_not_depend_on_the_other_examples(probe, sigma):
+    whole, clean = probe.responses(sigma)
+    alone, own = probe.of(slice(1, None)).responses(sigma)
+    assert torch.equal(alone[0], whole[1])
+    assert torch.equal(own[0], clean[1])
+
+
+def test_the_batch_size_changes_rounding_only(probe, sigma):
+    one, _ = replace(probe, batch_size=1).responses(sigma)
+    for batch_size in (3, 7, 20):
+        many, _ = replace(probe, batch_size=batch_size).responses(sigma)
+        torch.testing.assert_close(many, one, atol=1e-4, rtol=1e-4)
+
+
+def test_no_masks_give_no_responses(probe, sigma):
+    y, clean = probe.responses(sigma[:0])
+    assert (y.shape, clean.shape) == ((2, 0), (2,))
+
+
+def test_responses_leave_the_model_without_gates(resnet, probe, sigma):
+    replace(probe, batch_size=7).responses(sigma)
+    assert not any(module._forward_hooks for module in resnet.modules())
+
+
+def test_weights_that_are_not_finite_are_refused(resnet, probe, sigma):
+    broken = copy.deepcopy(resnet)
+    broken.fc.weight[3, 0] = torch.nan
+    with pytest.raises(BadInputError, match=r"response of example 1 to mask 1 is nan"):
+        replace(probe, model=broken).responses(sigma)
+
+
+def test_a_response_that_is_not_finite_is_refused_by_example_and_mask(probe, sigma):
+    sigma[4, 2] = torch.inf
+    with pytest.raises(BadInputError, match=r"response of example 1 to mask 5 is nan.* scale"):
+        probe.responses(sigma)
+
+
+def test_tf32_is_for_cuda_only(probe, sigma):
+    with pytest.raises(BadInputError, match=r"precision tf32 is CUDA's, but the device is cpu"):
+        replace(probe, precision="tf32").responses(sigma)
+
+
+def test_switches_of_precision_are_as_before_afterwards(probe, sigma):
+    before = torch.backends.cudnn.allow_tf32
+    replace(probe, precision="bf16").responses(sigma)
+    assert torch.backends.cudnn.allow_tf32 == before
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_many_output_functions_are_read_at_once(probe, sigma):
+    out, clean = probe.outputs(sigma, ["logit", "margin"])
+    assert (out.shape, clean.shape) == ((2, 2, 7), (2, 2))
+    y, own = probe.responses(sigma)
+    assert torch.equal(out[1] - clean[1][:, None], y)
+    assert torch.equal(clean[1], own)
+
+
+@both_sites
+def test_gates_at_rest_change_no_logit(probe, site):
+    assert replace(probe, site=site).gate_error() == 0
+
+
+def test_a_copy_in_float64_leaves_the_model_as_it_is(resnet, probe, sigma):
+    double = probe.double()
+    assert next(resnet.parameters()).dtype == torch.float32
+    assert next(double.model.parameters()).dtype == double.x.dtype == torch.float64
+    torch.testing.assert_close(double.responses(sigma)[0], probe.responses(sigma)[0], atol=1e-3, rtol=1e-3)
+
+
+@both_sites
+@pytest.mark.parametrize("output_function", ["margin", "log_prob"])
+def test_local_derivatives_are_finite_differences_of_the_network(smooth, site, output_function):
+    x = torch.randn(2, 4, generator=torch.Generator().manual_seed(1))
+    labels = torch.tensor([0, 2])
+    found = Probe(smooth, LAYERS, x, labels, site, output_function).local_derivatives()
+    index, step = subsets(3, 2), 1e-3
+    assert (found.shape, found.dtype) == ((2, len(index)), torch.float64)
+    assert next(smooth.parameters()).dtype == torch.float32
+    read = OUTPUT_FUNCTIONS[output_function]
+    with torch.no_grad(), gated(smooth.double(), LAYERS, site) as gates:
+        for e in range(2):
+
+            def f(*moves, e=e):
+                sigma = torch.zeros(1, 3, dtype=torch.float64)
+                for j, move in moves:
+                    sigma[0, j] += move
+                return read(gates(x[e : e + 1].double(), sigma), labels[e : e + 1]).item()
+
+            for subset, value in zip(index, found[e].tolist(), strict=True):
+                if len(subset) == 1:
+                    expected = (f((subset[0], step)) - f((subset[0], -step))) / (2 * step)
+                else:
+                    i, j = subset
+                    expected = sum(p * q * f((i, p * step), (j, q * step)) for p in (1, -1) for q in (1, -1))
+                    expected /= 4 * step**2
+                assert value == pytest.approx(expected, abs=1e-5)
+
+
+class Polynomial(nn.Module):
+    """Logits ``(a + ab + 3abc, 0)`` of what three linear components put out."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = (nn.Linear(1, 1) for _ in range(3))
+        for module in (self.a, self.b, self.c):
+            nn.init.constant_(module.weight, 2.0)
+            nn.init.zeros_(module.bias)
+
+    def forward(self, x):
+        a, b, c = self.a(x), self.b(x), self.c(x)
+        value = a + a * b + 3 * a * b * c
+        return torch.cat([value, torch.zeros_like(value)], 1)
+
+
+def test_local_derivatives_of_a_polynomial_are_its_own_to_order_three():
+    # Each component puts out 2(1 + σ): f = 2A + 4AB + 24ABC with A = 1 + σ_1, …
+    asked = Probe(Polynomial().eval(), ["a", "b", "c"], torch.ones(2, 1), torch.tensor([0, 0]), site="output")
+    found = asked.local_derivatives(3)
+    torch.testing.assert_close(found, torch.tensor([[30.0, 28, 24, 28, 24, 24, 24]] * 2, dtype=torch.float64))
+
+
+def test_lower_orders_are_the_head_of_higher_ones(smooth):
+    x, labels = torch.randn(3, 4, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 2, 1])
+    low, high = (Probe(smooth, LAYERS, x, labels).local_derivatives(k) for k in (2, 3))
+    assert torch.equal(high[:, : low.shape[1]], low)
+
+
+def test_third_derivatives_are_finite_differences_of_the_network(smooth):
+    x, labels, step = torch.randn(1, 4, generator=torch.Generator().manual_seed(1)), torch.tensor([0]), 1e-2
+    found = Probe(smooth, LAYERS, x, labels).local_derivatives(3)[0, -1]
+    signs = torch.cartesian_prod(*[torch.tensor([1.0, -1.0], dtype=torch.float64)] * 3)
+    with torch.no_grad(), gated(smooth.double(), LAYERS) as gates:
+        values = OUTPUT_FUNCTIONS["margin"](gates(x.double(), step * signs), labels.expand(8))
+    smooth.float()
+    expected = (signs.prod(1) * values).sum() / (2 * step) ** 3
+    assert abs(expected) > 1e-2
+    assert found.item() == pytest.approx(expected.item(), rel=1e-2)
+
+
+def test_a_network_linear_in_its_masks_has_no_interactions():
+    model = nn.Sequential(nn.Linear(2, 3)).eval()
+    found = Probe(model, ["0"], torch.ones(1, 2), torch.tensor([1]), site="output").local_derivatives(1)
+    assert found.shape == (1, 1)
+    sides = Probe(Sum().eval(), ["a", "b"], torch.ones(1, 2), torch.tensor([1]), site="output")
+    additive = sides.local_derivatives()
+    assert additive[0, 2] == 0
+    assert (additive[0, :2] != 0).all()
+
+
+class Sum(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(2, 2), nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.a(x) + self.b(x)
+
+
+class TwoLayers(nn.Module):
+    def __init__(self, between):
+        super().__init__()
+        self.a, self.b, self.between = nn.Linear(2, 2), nn.Linear(2, 2), between
+
+    def forward(self, x):
+        return self.b(self.between(self.a(x))).square()
+
+
+def test_a_network_that_works_in_place_is_refused():
+    model, x = TwoLayers(lambda y: (s := y.sigmoid()) + s.mul_(2)).eval(), torch.ones(1, 2)
+    with pytest.raises(BadInputError, match=r"cannot be differentiated in its masks to order 1 .*lower max_order"):
+        Probe(model, ["a", "b"], x, torch.tensor([0]), site="output").local_derivatives()
+
+
+def test_gradients_at_masks_are_finite_differences(smooth):
+    source = torch.Generator().manual_seed(4)
+    x, labels, sigma = (
+        torch.randn(2, 4, generator=source),
+        torch.tensor([0, 2]),
+        torch.randn(7, 3, generator=source),
+    )
+    model = smooth.double()
+    found = Probe(model, LAYERS, x.double(), labels, batch_size=3).gradients(sigma.double())
+    assert (found.shape, found.dtype) == ((2, 7, 3), torch.float64)
+    step = 1e-4
+    with torch.no_grad(), gated(model, LAYERS) as gates:
+        for e in range(2):
+            for j in range(3):
+                move = torch.zeros(3, dtype=torch.float64)
+                move[j] = step
+                up, down = (
+                    OUTPUT_FUNCTIONS["margin"](gates(x[e : e + 1].double(), s), labels[e].expand(7))
+                    for s in (sigma + move, sigma - move)
+                )
+                torch.testing.assert_close(found[e, :, j], (up - down) / (2 * step), atol=1e-7, rtol=1e-7)
+    smooth.float()
+
+
+def test_examples_may_come_in_parts(smooth):
+    x, labels = torch.randn(3, 4, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 2, 1])
+    asked = Probe(smooth, LAYERS, x, labels)
+    torch.testing.assert_close(asked.local_derivatives(examples_at_once=1), asked.local_derivatives())

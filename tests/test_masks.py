@@ -1,0 +1,93 @@
+from itertools import combinations
+from math import comb
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from kanlib.masks import Split, ablations, gaussian, one_at_a_time, removals, subsets
+from kanlib.store import Artifact
+
+
+@pytest.mark.parametrize("m", [1, 4, 6])
+def test_subsets_come_by_size_then_in_lexicographic_order(m):
+    for k in range(1, min(m, 4) + 1):
+        found = subsets(m, k)
+        assert found == sorted(found, key=lambda s: (len(s), s))
+        assert len(set(found)) == len(found) == sum(comb(m, r) for r in range(1, k + 1))
+        assert set(found) == {s for r in range(1, k + 1) for s in combinations(range(m), r)}
+
+
+def test_masks_are_gaussian_with_the_asked_scale(same_global_rng):
+    sigma = gaussian(4000, 3, 0.5, 0, "fit")
+    assert (sigma.shape, sigma.dtype) == ((4000, 3), torch.float32)
+    assert stats.kstest(sigma.flatten().numpy() / 0.5, "norm").pvalue > 0.01
+    assert np.abs(np.corrcoef(sigma.T.numpy()) - np.eye(3)).max() < 0.05
+
+
+def test_the_scale_only_scales():
+    torch.testing.assert_close(gaussian(9, 3, 2.5, 0, "fit"), 2.5 * gaussian(9, 3, 1.0, 0, "fit"))
+
+
+def test_each_split_and_seed_has_masks_of_its_own():
+    streams = [
+        gaussian(20, 4, 1.0, seed, split)
+        for seed in (0, 1)
+        for split in ("fit", "validation", "test", "reference")
+    ]
+    rows = {tuple(row) for stream in streams for row in stream.tolist()}
+    assert len(rows) == 8 * 20
+
+
+def test_masks_are_drawn_again_alike():
+    assert torch.equal(gaussian(20, 4, 1.0, 0, "fit"), gaussian(20, 4, 1.0, 0, "fit"))
+
+
+@pytest.mark.parametrize(("n", "more", "m"), [(16, 32, 8), (10, 11, 3), (1, 2, 5), (500, 501, 9), (3, 1000, 7)])
+def test_growing_a_split_appends_to_it(n, more, m):
+    assert torch.equal(gaussian(more, m, 1.0, 0, "fit")[:n], gaussian(n, m, 1.0, 0, "fit"))
+
+
+def test_one_component_is_scaled_at_a_time():
+    sweep = one_at_a_time(3, reach=2.0, points=5)
+    assert sweep.shape == (15, 3)
+    assert (sweep != 0).sum(1).max() == 1
+    assert sweep[:5, 0].tolist() == [-2, -1, 0, 1, 2]
+
+
+def test_removals_switch_off_what_they_name():
+    assert removals(3, [(0,), (0, 2), ()]).tolist() == [[-1, 0, 0], [-1, 0, -1], [0, 0, 0]]
+
+
+def test_ablations_begin_with_each_component_and_each_pair_and_go_on_at_random():
+    masks = ablations(60, 4, 0)
+    assert torch.equal(masks[:10], removals(4, subsets(4, 2)))
+    assert masks.unique().tolist() == [-1, 0]
+    assert ablations(5, 1, 0).shape == (5, 1)
+    # Shares are uniform: sets of every size occur.
+    assert set((-masks[10:]).sum(1).int().tolist()) == {0, 1, 2, 3, 4}
+
+
+@pytest.fixture
+def split():
+    return Split(torch.arange(12.0).view(6, 2), torch.arange(18.0).view(3, 6), 0.5)
+
+
+def test_a_split_is_read_from_what_was_recorded(split):
+    content = {"masks.fit": split.masks, "responses.fit": split.responses}
+    read = Split.read(Artifact(content, {"parameters": {"scale": 0.5}}, ""), "fit")
+    assert torch.equal(read.masks, split.masks)
+    assert torch.equal(read.responses, split.responses)
+    assert read.scale == 0.5
+
+
+def test_masks_and_responses_of_a_split_stay_together(split):
+    drawn = split.drawn(torch.tensor([4, 1, 1]))
+    assert drawn.masks.tolist() == [[8, 9], [2, 3], [2, 3]]
+    assert drawn.responses[0].tolist() == [4, 1, 1]
+    assert torch.equal(split.part(2).masks, split.drawn(torch.tensor([0, 1])).masks)
+    assert split.of(slice(1, 2)).responses.shape == (1, 6)
+    double = split.to(torch.float64)
+    assert double.masks.dtype == double.responses.dtype == torch.float64
+    assert {s.scale for s in (drawn, split.part(2), split.of(slice(1)), double)} == {0.5}
