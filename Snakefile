@@ -1,6 +1,7 @@
 """The order of the notebooks and of the book. `make book` calls it; `snakemake -n book` says what it would do.
 
-Nothing is listed here: a notebook's place in the order, and what it depends on, are read off the notebook itself.
+A notebook's place in the order, and what it depends on, are read off the notebook itself; only where the network
+comes in, which a recording can stand for, is said here.
 """
 
 from pathlib import Path
@@ -12,7 +13,7 @@ from kanlib.networks import answers
 
 DEFAULT = "digits_resnet18"
 SETUPS = config.get("setups", DEFAULT).split()
-NOTEBOOKS = {file.stem: file for file in sorted(store.NOTEBOOKS.glob("*.ipynb"))}
+NOTEBOOKS = {file.stem: file for file in sources.notebooks(store.NOTEBOOKS)}
 # Setups whose responses come with the project need neither weights nor data.
 FROZEN = {name for name in SETUPS if setups.Perturbation.from_setup(name).source == "frozen"}
 # Nobody has recorded these yet: their page says how to.
@@ -34,8 +35,8 @@ def inputs(notebook):
 
     def of(wildcards):
         if "responses" in saves:
-            frozen = wildcards.setup in FROZEN
-            return [relative(answers.path(wildcards.setup)) if frozen else relative(store.path(wildcards.setup, "model"))]
+            setup = wildcards.setup
+            return [relative(answers.path(setup) if setup in FROZEN else store.path(setup, "model"))]
         return [artifact(kind).format(setup=wildcards.setup) for kind in loads]
 
     return of

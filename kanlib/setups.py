@@ -307,8 +307,17 @@ def names() -> list[str]:
 
 
 def of_notebook(notebook: str) -> type[Stage]:
-    """The knobs of a notebook, by its name without suffix."""
-    return STAGES[notebook.partition("_")[2]]
+    """The knobs of a notebook, by its name without suffix.
+
+    Raises:
+        BadInputError: no stage has that section.
+    """
+    _, _, section = notebook.partition("_")
+    if section not in STAGES:
+        raise unknown(
+            "section", section, STAGES, f"the stages of kanlib.setups, which notebook {notebook} asks for"
+        )
+    return STAGES[section]
 
 
 def section(setup: str, name: str) -> dict[str, Any]:

@@ -5,10 +5,14 @@ Nothing is executed. The Snakefile, the API page and the test of the layers ask 
 
 import ast
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from kanlib.errors import BadInputError
+
 PACKAGE = Path(__file__).resolve().parent
+_NOTEBOOK = re.compile(r"\d\d_[a-z_]+")
 
 
 def modules(package: Path = PACKAGE) -> dict[str, Path]:
@@ -40,6 +44,11 @@ def reached(file: Path, package: Path = PACKAGE) -> list[Path]:
     return [known[name] for name in sorted(found)]
 
 
+def notebooks(folder: Path) -> list[Path]:
+    """The notebooks of the paper in their order, ``NN_section.ipynb``; a reader's own beside them do not count."""
+    return [file for file in sorted(folder.glob("*.ipynb")) if _NOTEBOOK.fullmatch(file.stem)]
+
+
 def artifacts(notebook: Path) -> tuple[list[str], list[str]]:
     """The kinds of artifacts that a notebook loads, ``p.load("…")``, and those that it saves, ``p.save("…")``."""
     found: dict[str, list[str]] = {"load": [], "save": []}
@@ -59,7 +68,13 @@ def _parsed(file: Path) -> ast.Module:
     if file.suffix == ".ipynb":
         cells = json.loads(text)["cells"]
         text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    return ast.parse(text)
+    try:
+        return ast.parse(text)
+    except SyntaxError as error:
+        raise BadInputError(
+            f"{file.name} is not plain Python ({error.msg}: {(error.text or '').strip()[:40]}), expected code "
+            "without magics; mend it."
+        ) from error
 
 
 def _imports(file: Path) -> Iterator[tuple[str, str | None]]:

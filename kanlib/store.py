@@ -59,7 +59,7 @@ class Artifact:
 @cache
 def written_by(kind: str) -> str:
     """The notebook that writes this kind of artifact, the remedy named when one is missing; empty if none does."""
-    return next((n.stem for n in sorted(NOTEBOOKS.glob("*.ipynb")) if kind in sources.artifacts(n)[1]), "")
+    return next((n.stem for n in sources.notebooks(NOTEBOOKS) if kind in sources.artifacts(n)[1]), "")
 
 
 def path(run: str, kind: str) -> Path:
@@ -128,9 +128,8 @@ def load(source: Path, kind: str | None = None) -> Artifact:
         BadInputError: it is missing, truncated, or not one of ours.
     """
     kind = kind or source.name.split(".")[0]
-    notebook = written_by(kind) or "the notebook before this one"
     if not source.is_file():
-        raise BadInputError(f"{_short(source)} is missing; it is written by {notebook}, so run that first.")
+        raise BadInputError(f"{_short(source)} is missing; it is written by {_writer(kind)}, so run that first.")
     readers = {".safetensors": _read_safetensors, ".parquet": _read_parquet, ".json": _read_json}
     try:
         content, record = readers[source.suffix](source)
@@ -138,10 +137,12 @@ def load(source: Path, kind: str | None = None) -> Artifact:
     except (SafetensorError, pa.ArrowException, ValueError, KeyError, TypeError, OSError) as error:
         raise BadInputError(
             f"{_short(source)} cannot be read ({str(error).splitlines()[0] if str(error) else 'no content'}): "
-            f"expected a whole {source.suffix} artifact with its record; delete it and run {notebook} again."
+            f"expected a whole {source.suffix} artifact with its record; delete it and run {_writer(kind)} again."
         ) from error
     if found != kind:
-        raise BadInputError(f"{_short(source)} holds {found}, expected {kind}; run {notebook} to write it anew.")
+        raise BadInputError(
+            f"{_short(source)} holds {found}, expected {kind}; run {_writer(kind)} to write it anew."
+        )
     return Artifact(content, record, hashlib.sha256(source.read_bytes()).hexdigest())
 
 
@@ -183,7 +184,7 @@ def code_hash() -> str:
     digest = hashlib.sha256()
     for name, module in sorted(sources.modules().items()):
         digest.update(name.encode() + b"\0" + module.read_bytes() + b"\0")
-    for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
+    for notebook in sources.notebooks(NOTEBOOKS):
         cells = json.loads(notebook.read_text(encoding="utf8"))["cells"]
         code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
         digest.update(notebook.name.encode() + b"\0" + "\0".join(code).encode())
@@ -214,6 +215,10 @@ def _read_parquet(source: Path) -> tuple[pd.DataFrame, dict]:
 def _read_json(source: Path) -> tuple[Any, dict]:
     whole = json.loads(source.read_text(encoding="utf8"))
     return whole["content"], whole["record"]
+
+
+def _writer(kind: str) -> str:
+    return written_by(kind) or "the notebook before this one"
 
 
 def _short(source: Path) -> Path:

@@ -25,7 +25,7 @@ from tests.small_project import SMALL, copied, run, snakemake
 
 pytestmark = pytest.mark.slow
 
-NOTEBOOKS = sorted(path.stem for path in (store.ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = [path.stem for path in sources.notebooks(store.NOTEBOOKS)]
 
 
 def papermill_run(project, notebook, *parameters):
@@ -103,7 +103,7 @@ def test_equal_runs_give_equal_bytes(project, tmp_path):
     again = copied(tmp_path)
     assert snakemake(again).returncode == 0
     assert hashes(again) == hashes(project)
-    assert len(hashes(again)) == sum(len(sources.artifacts(n)[1]) for n in store.NOTEBOOKS.glob("*.ipynb"))
+    assert len(hashes(again)) == sum(len(sources.artifacts(n)[1]) for n in sources.notebooks(store.NOTEBOOKS))
 
 
 def test_artifacts_name_what_they_were_made_from(project):

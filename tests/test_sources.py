@@ -3,8 +3,9 @@ import json
 import pytest
 
 from kanlib import setups, sources, store
+from kanlib.errors import BadInputError
 
-NOTEBOOKS = sorted(store.NOTEBOOKS.glob("*.ipynb"))
+NOTEBOOKS = sources.notebooks(store.NOTEBOOKS)
 
 
 @pytest.fixture
@@ -72,6 +73,25 @@ def test_a_notebook_depends_on_the_imports_of_its_code_cells(package, tmp_path):
     notebook.write_text(json.dumps({"cells": cells}), encoding="utf8")
     assert names(sources.reached(notebook, package), package) == ["ground.py", "wing/two.py"]
     assert sources.artifacts(notebook) == (["x"], ["table"])
+
+
+def test_a_readers_own_notebooks_do_not_count(tmp_path):
+    for name in ("02_surrogate", "Untitled", "02_surrogate-Copy1", "00_training", "1_more", "my_03_symbolic"):
+        (tmp_path / f"{name}.ipynb").touch()
+    assert [file.stem for file in sources.notebooks(tmp_path)] == ["00_training", "02_surrogate"]
+
+
+def test_a_notebook_with_magics_is_refused_with_a_sentence(tmp_path):
+    notebook = tmp_path / "05_more.ipynb"
+    cells = [{"cell_type": "code", "source": ["x = 1\n", "%matplotlib inline\n"]}]
+    notebook.write_text(json.dumps({"cells": cells}), encoding="utf8")
+    with pytest.raises(BadInputError, match=r"05_more.ipynb is not plain Python .*%matplotlib inline.*mend it"):
+        sources.artifacts(notebook)
+
+
+def test_a_notebook_without_knobs_is_refused_with_a_sentence():
+    with pytest.raises(BadInputError, match=r"section recount is unknown to the stages .* notebook 05_recount"):
+        setups.of_notebook("05_recount")
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda n: n.stem)

@@ -138,7 +138,6 @@ def fit(data: Split, validation: Split, knobs: Knobs, *, seed: int | None = None
     choices = [(penalty, restart) for penalty in knobs.penalties for restart in range(knobs.restarts)]
     seed = knobs.seed if seed is None else seed
     starts = [_start(shape, restart, seed, masks) for _, restart in choices]
-    members = min(knobs.members, len(choices))
     candidates = _Candidates(
         tuple(torch.stack(layer).repeat(len(y), 1, 1, 1) for layer in zip(*starts, strict=True)),
         (),
@@ -146,6 +145,7 @@ def fit(data: Split, validation: Split, knobs: Knobs, *, seed: int | None = None
         torch.arange(len(y), device=y.device).repeat_interleave(len(choices)),
     )
     rounds = _rounds(problem, shape, knobs, len(choices))
+    members = rounds[-1].kept
     penalties = masks.new_tensor([penalty for penalty, _ in choices])
     found, winners = _contest(rounds, candidates, shape, held_out, penalties, progress)
 

@@ -107,9 +107,8 @@ class Live:
 
     def __init__(self, p: Perturbation):
         self.made_from = p.load("model")
-        model, data = models.trained(self.made_from)
         device = machine.device(p.device)
-        model = model.to(device).requires_grad_(False)
+        model, data = models.trained(self.made_from, device)
         self.components = find(model, p.components)
         self.positions = choose_examples(model, data, p)
         self.labels = data.test.labels[self.positions]

@@ -31,13 +31,20 @@ def load(p: Training) -> tuple[nn.Module, Images]:
     return _built(p, weights)
 
 
-def trained(artifact: Artifact) -> tuple[nn.Module, Images]:
+def trained(artifact: Artifact, device: torch.device | None = None) -> tuple[nn.Module, Images]:
     """The classifier that 00_training left behind, in evaluation mode, and its data.
+
+    Its parameters do not ask for gradients.
+
+    Args:
+        artifact: what 00_training wrote.
+        device: where the classifier is to be; ``None``: on the CPU.
 
     Raises:
         BadInputError: the weights do not fit the architecture that the record names.
     """
-    return _built(Training.of(artifact), artifact.content)
+    model, data = _built(Training.of(artifact), artifact.content)
+    return model.to(device).requires_grad_(False), data
 
 
 def _built(p: Training, weights: dict[str, Tensor] | None) -> tuple[nn.Module, Images]:

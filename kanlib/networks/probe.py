@@ -168,14 +168,12 @@ class Probe:
         Raises:
             BadInputError: ``max_order`` out of range, the network cannot be differentiated, or memory runs out.
         """
-        index = subsets(len(self.components), max_order)
+        index, double = subsets(len(self.components), max_order), self.double()
         read = OUTPUT_FUNCTIONS[self.output_function]
         rows = []
-        batches = list(
-            zip(self.x.double().split(examples_at_once), self.labels.split(examples_at_once), strict=True)
-        )
+        batches = list(zip(double.x.split(examples_at_once), self.labels.split(examples_at_once), strict=True))
         with (
-            gated(deepcopy(self.model).double(), self.components, self.site) as gates,
+            gated(double.model, self.components, self.site) as gates,
             sdpa_kernel(SDPBackend.MATH),
         ):
             for examples, label in tqdm(batches, progress, unit="batch", mininterval=1, disable=progress is None):
