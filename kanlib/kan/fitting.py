@@ -11,8 +11,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kanlib.errors import BadInputError
+from kanlib.kan.gauss_newton import Pairs, Shape
 from kanlib.kan.kan import KAN, averaged
-from kanlib.kan.search import Found, Pairs, Problem, Search, Shape, first_features
+from kanlib.kan.search import Found, Problem, Search, first_features
 from kanlib.kan.splines import grid_over
 from kanlib.kan.trees import tree_map
 from kanlib.machine import generator

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from kanlib.errors import BadInputError
-from kanlib.kan import fitting, search
+from kanlib.kan import fitting, gauss_newton, search
 from kanlib.kan.fitting import fit
 from kanlib.kan.kan import KAN
 from kanlib.kan.splines import features, grid_over, roughness
@@ -98,8 +98,8 @@ def test_little_memory_changes_nothing(monkeypatch):
     data, validation = problem()
     whole = fit(data, validation, small())
     monkeypatch.setattr(fitting, "_BATCH_NUMBERS", 1)
-    monkeypatch.setattr(search, "_KEPT_PAIRS", 20_000)
-    monkeypatch.setattr(search, "_PAIRS_AT_ONCE", 7_000)
+    monkeypatch.setattr(gauss_newton, "_KEPT_PAIRS", 20_000)
+    monkeypatch.setattr(gauss_newton, "_PAIRS_AT_ONCE", 7_000)
     again = fit(data, validation, small())
     v = validation.masks
     torch.testing.assert_close(again.kan(v), whole.kan(v), rtol=1e-5, atol=1e-6)
