@@ -8,8 +8,11 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Kernels and tools answer for themselves, not for what the caller's shell has set up.
 unexport PYTHONPATH VIRTUAL_ENV
 INSTALLED := $(VENV)/installed
-# A run that was interrupted is taken up again.
-SNAKEMAKE = snakemake book --rerun-incomplete --cores $(CORES) --quiet host reason rules --config setups="$(SETUPS)"
+# What a caller says reaches a shell as a variable of its environment alone: never as text of a command.
+override SETUPS := $(value SETUPS)
+override CORES := $(value CORES)
+override PORT := $(value PORT)
+export SETUPS CORES PORT
 
 .DEFAULT_GOAL := help
 .PHONY: help install book pdf record serve lint types test check soak claims claims-all lock clean
@@ -27,21 +30,21 @@ $(INSTALLED): pyproject.toml requirements.lock
 	touch $@
 
 book: $(INSTALLED) ## run SETUPS (default digits_resnet18) and build the book
-	$(SNAKEMAKE)
-	@echo "The book is built: open file://$(CURDIR)/_build/html/index.html, or run make serve"
+	snakemake book --cores "$$CORES" --config setups="$$SETUPS"
+	@echo "The book is built: open file://$$PWD/_build/html/index.html, or run make serve"
 
 pdf: book ## print the whole book to _build/book.pdf (needs Chromium)
 	python -m book.pdf
-	@echo "The book is printed: open $(CURDIR)/_build/book.pdf"
+	@echo "The book is printed: open $$PWD/_build/book.pdf"
 
 record: $(INSTALLED) ## record the responses of SETUPS into data/responses; goes on where it stopped
-	for setup in $(SETUPS); do \
-		snakemake _artifacts/$$setup/model.safetensors --rerun-incomplete --cores $(CORES) --quiet host reason rules \
-			--config setups=$$setup && python -m kanlib.networks.recording $$setup || exit 1; \
+	set -f; for setup in $$SETUPS; do \
+		snakemake "_artifacts/$$setup/model.safetensors" --cores "$$CORES" --config setups="$$setup" && \
+			python -m kanlib.networks.recording "$$setup" || exit 1; \
 	done
 
 serve: $(INSTALLED) ## show the built book on http://localhost:PORT (default 8000)
-	python -m http.server --bind localhost --directory _build/html $(PORT)
+	python -m http.server --bind localhost --directory _build/html "$$PORT"
 
 lint: $(INSTALLED) ## ruff
 	ruff check .
@@ -51,10 +54,10 @@ types: $(INSTALLED) ## the type checker
 	mypy
 
 check: lint types ## ruff, types and the unit tests
-	python -m pytest -q -n $(CORES) -m "not slow and not soak"
+	python -m pytest -q -n "$$CORES" -m "not slow and not soak"
 
 test: lint types ## everything: unit tests with their line coverage, notebooks with small parameters, the book
-	python -m pytest -q -n $(CORES) -m "not slow and not soak" --cov
+	python -m pytest -q -n "$$CORES" -m "not slow and not soak" --cov
 	python -m pytest -q -m "slow and not soak"
 
 soak: $(INSTALLED) ## what takes longer than make test may

@@ -4,21 +4,36 @@ A notebook's place in the order, and what it depends on, are read off the notebo
 comes in, which a recording can stand for, is said here.
 """
 
+import json
+from contextlib import ExitStack
 from pathlib import Path
 
-import yaml
-
-from kanlib import setups, sources, store
+from kanlib import files, setup_files, setups, sources, store
+from kanlib.errors import spoken
 from kanlib.networks import answers
 
 DEFAULT = "digits_resnet18"
-SETUPS = config.get("setups", DEFAULT).split()
+SETUPS = str(config.get("setups", DEFAULT)).split()
 NOTEBOOKS = {file.stem: file for file in sources.notebooks(store.NOTEBOOKS)}
 # Setups whose responses come with the project need neither weights nor data.
 FROZEN = {name for name in SETUPS if setups.Perturbation.from_setup(name).source == "frozen"}
 # Nobody has recorded these yet: their page says how to.
 PENDING = {name for name in FROZEN if not answers.path(name).exists()}
 NOT_SOURCES = {"setups", "__pycache__", ".ipynb_checkpoints"}
+
+
+# Artifacts are written whole, so that a run that was killed is taken up where it stopped: Snakemake's own lock, which
+# it would leave behind, is off (profiles/default), and one that ends with its process stands in for it.
+RUN = ExitStack()
+
+
+onstart:
+    with spoken():
+        RUN.enter_context(files.alone(store.ARTIFACTS))
+
+
+wildcard_constraints:
+    setup=setup_files.NAME,
 
 
 def relative(path):
@@ -75,12 +90,11 @@ for notebook, template in NOTEBOOKS.items():
         threads: workflow.cores
         message:
             "{wildcards.setup}: " + notebook
-        # The notebook's progress bars go to its stderr, and from there through a pipe to ours. ipykernel warns
-        # that its sockets, which are local, are not encrypted.
+        # The notebook's progress bars go straight through. ipykernel warns that its sockets, which are local, are
+        # not encrypted.
         shell:
-            "papermill {input.template} {output.notebook} -p setup {wildcards.setup} -k python3"
-            " --no-request-save-on-cell-execute --autosave-cell-every 0"
-            " --no-progress-bar --log-level WARNING --stderr-file >(cat >&2) 2> >(grep -v IPKernelApp >&2)"
+            "python -m book.execute {input.template:q} {output.notebook:q} {wildcards.setup:q}"
+            " 3>&2 2> >(grep -v IPKernelApp >&2)"
 
 
 rule pending:
@@ -88,10 +102,8 @@ rule pending:
         "book/pending.md.in",
     output:
         "book/setups/{setup}/pending.md",
-    run:
-        made = setups.Training.from_setup(wildcards.setup)
-        text = Path(input[0]).read_text(encoding="utf8")
-        Path(output[0]).write_text(text.format(**made.model_dump()), encoding="utf8")
+    shell:
+        "python -m book.contents pending {input:q} {output:q} {wildcards.setup:q}"
 
 
 rule toc:
@@ -100,20 +112,9 @@ rule toc:
     output:
         "_build/toc.yml",
     params:
-        pages={setup: pages(setup) for setup in dict.fromkeys([DEFAULT, *SETUPS])},
-    run:
-        # book/_toc.yml has an empty part for the default setup; every other one gets a part after it.
-        toc = yaml.safe_load(Path(input[0]).read_text(encoding="utf8"))
-        at = next(i for i, part in enumerate(toc["parts"]) if not part["chapters"])
-        captions = {DEFAULT: toc["parts"].pop(at)["caption"]}
-        toc["parts"][at:at] = [
-            {
-                "caption": captions.get(setup, setup),
-                "chapters": [{"file": f"setups/{setup}/{notebook}"} for notebook in notebooks],
-            }
-            for setup, notebooks in params.pages.items()
-        ]
-        Path(output[0]).write_text(yaml.safe_dump(toc, sort_keys=False), encoding="utf8")
+        pages=json.dumps({setup: pages(setup) for setup in dict.fromkeys([DEFAULT, *SETUPS])}),
+    shell:
+        "python -m book.contents toc {input:q} {output:q} {params.pages:q}"
 
 
 rule book:
@@ -132,6 +133,6 @@ rule book:
     # pages anew: those that paste another page's numbers are not rebuilt when the numbers change.
     shell:
         "rm -rf _build/next"
-        " && jupyter-book build book --config _config.yml --toc \"$PWD/{input.toc}\" --path-output _build/next"
+        " && jupyter-book build book --config _config.yml --toc \"$PWD\"/{input.toc:q} --path-output _build/next"
         " --all -W --keep-going -q > /dev/null"
         " && rm -rf _build/html && mv _build/next/_build/html _build/html && rm -rf _build/next"

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.interactions_fidelity import compared
 from benchmarks.runs import made
-from kanlib import claims, store
+from kanlib import claims, files, store
 from kanlib.attribution import fidelity
 from kanlib.attribution.coefficients import of_polynomial
 from kanlib.masks import Subset, gaussian, subsets
@@ -39,7 +39,7 @@ def main() -> None:
             measures = of_order[["spearman", "signs"]].mean().to_dict()
             rows.append({"surrogate": "polynomial of gradients", "scale": scale, "order": str(order)} | measures)
             print(*rows[-1].values(), flush=True)
-    store.write_json(TARGET, rows)
+    files.write_json(TARGET, rows)
     for setup in SETUPS:
         table = fidelities(setup, [NARROW])[NARROW].assign(reliability=1.0)
         claims.record(compared(COMMAND, setup, {"narrow": table}, Perturbation.from_setup(setup).seed))

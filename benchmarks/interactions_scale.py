@@ -10,7 +10,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.preprocessing import PolynomialFeatures
 from torch import Tensor
 
-from kanlib import store
+from kanlib import files, store
 from kanlib.attribution import fidelity, of_kan
 from kanlib.attribution.coefficients import of_polynomial
 from kanlib.kan import fit
@@ -53,7 +53,7 @@ def main() -> None:
                 measures = of_order[["spearman", "signs"]].mean().to_dict()
                 rows.append({"surrogate": name, "scale": scale, "order": str(order)} | measures)
                 print(*rows[-1].values(), flush=True)
-    store.write_json(TARGET, rows)
+    files.write_json(TARGET, rows)
 
 
 if __name__ == "__main__":

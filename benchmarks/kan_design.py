@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.runs import responses, splits
-from kanlib import metrics, store
+from kanlib import files, metrics, store
 from kanlib.kan import KAN, fit
 from kanlib.kan.trees import tree_map, tree_where
 from kanlib.masks import Split, sobol, two_scales
@@ -142,7 +142,7 @@ def main() -> None:
     probe = live.probe.of(first)
     found = settings(data, validation, test) | designs(probe, validation, test)
     found |= losses(probe, data, validation, test)
-    store.write_json(TARGET, rows(found, test.responses))
+    files.write_json(TARGET, rows(found, test.responses))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 import psutil
 import torch
 
-from kanlib import store
+from kanlib import files, store
 from kanlib.kan.fitting import fit
 from kanlib.machine import generator
 from kanlib.masks import Split
@@ -57,7 +57,7 @@ def main() -> None:
     for varied, examples, masks in points:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             rows.append({"varied": varied} | pool.submit(measured, examples, masks).result())
-    store.write_json(TARGET, rows)
+    files.write_json(TARGET, rows)
 
 
 if __name__ == "__main__":

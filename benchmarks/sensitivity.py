@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from kanlib import claims, metrics, store
+from kanlib import claims, files, metrics, store
 from kanlib.attribution.surrogates import Linear
 from kanlib.kan import fit
 from kanlib.masks import Split, gaussian
@@ -70,7 +70,7 @@ def main() -> None:
     kept = json.loads(TARGET.read_text(encoding="utf8")) if TARGET.exists() else []
     asked = sys.argv[1:] or SETUPS
     rows = [r for r in kept if r["setup"] not in asked] + [r for setup in asked for r in cells(setup)]
-    store.write_json(TARGET, rows)
+    files.write_json(TARGET, rows)
     claims.record([ahead(rows)])
 
 

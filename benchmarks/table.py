@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks import pykan_fits
 from benchmarks.runs import ENSEMBLES, EXAMPLES, responses, splits, surrogates
-from kanlib import claims, metrics, store
+from kanlib import claims, files, metrics, store
 from kanlib.attribution import SURROGATES
 from kanlib.attribution.surrogates import Kan
 from kanlib.kan import KAN
@@ -141,7 +141,7 @@ def main(asked: Sequence[str]) -> None:
             rows, measured = run(setup, at)
             kept = json.loads(TARGET.read_text(encoding="utf8")) if TARGET.exists() else PAPER
             kept = [row for row in kept if (row["setup"], row["gate site"]) != (setup, at)]
-            store.write_json(TARGET, sorted(kept + rows, key=place))
+            files.write_json(TARGET, sorted(kept + rows, key=place))
             claims.record(measured)
 
 

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Literal
 
 from kanlib.errors import BadInputError
+from kanlib.files import write_json
 from kanlib.metrics import Estimate
-from kanlib.store import ROOT, write_json
+from kanlib.store import ROOT
 
 LEDGER = ROOT / "data" / "claims.json"
 COSTS = ("fast", "long")

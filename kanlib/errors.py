@@ -1,7 +1,9 @@
 """What kanlib raises when its input, not its code, is at fault."""
 
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class BadInputError(ValueError):
@@ -13,6 +15,32 @@ class BadInputError(ValueError):
 
     def _render_traceback_(self) -> list[str]:
         return [f"{type(self).__name__}: {self}"]
+
+
+def shown(value: object, most: int = 60) -> str:
+    """A value that a stranger gave, as a sentence can bear it: its ``repr``, on one line and not too long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        # An integer of more digits, or a list of more depth, than Python writes out.
+        text = f"a {type(value).__name__} beyond all bounds"
+    return text if len(text) <= most else text[:most] + "…"
+
+
+def cause(error: BaseException, most: int = 120) -> str:
+    """What a library complained of, for a sentence of ours: its kind and the first line that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return said if len(said) <= most else said[:most] + "…"
+
+
+@contextmanager
+def spoken() -> Iterator[None]:
+    """The door of a command: it ends with the sentence of a :class:`BadInputError` alone, and with status 1."""
+    try:
+        yield
+    except BadInputError as error:
+        sys.exit(str(error))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,8 +1,11 @@
 """What the bits of a result depend on beside its inputs: device, precision, memory and random streams."""
 
 import hashlib
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -58,7 +61,50 @@ def enough_memory(batch_size: int) -> Iterator[None]:
     """Turn a device's running out of memory into a sentence that says what to set."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        # Of the CPU's memory torch says so only in words.
+        refused = _REFUSED.search(str(error))
+        if not (refused or isinstance(error, MemoryError | torch.OutOfMemoryError)):
+            raise
+        missing = f", which asked for {size(int(refused[1]))} more" if refused else ""
+        lower = f"set batch_size to {batch_size // 2}" if batch_size > 1 else "set another device"
         raise BadInputError(
-            f"the device ran out of memory with batch_size {batch_size}; set batch_size to {batch_size // 2 or 1}."
+            f"the device ran out of memory with batch_size {batch_size}{missing}; {lower}."
         ) from error
+
+
+_REFUSED = re.compile(r"can't allocate memory: you tried to allocate (\d+) bytes")
+
+
+def memory() -> int:
+    """Bytes of memory that this process can have: the machine's, or what its container is given of them."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    given = limit.read_text().strip() if limit.is_file() else "max"
+    return min(whole, int(given)) if given.isdecimal() else whole
+
+
+def room_for(n_bytes: int, what: str, remedy: str) -> None:
+    """Refuse what this machine's memory cannot hold before anything is computed.
+
+    The operating system grants memory that it does not have, and ends the process that uses it.
+
+    Args:
+        n_bytes: that it takes.
+        what: it is, as the subject of a sentence, in the plural.
+        remedy: what to do, as its last words.
+
+    Raises:
+        BadInputError: it is more than :func:`memory`.
+    """
+    if n_bytes > memory():
+        raise BadInputError(f"{what} take {size(n_bytes)}, and the memory here is {size(memory())}; {remedy}.")
+
+
+def size(n_bytes: float) -> str:
+    """Bytes as people say them, in powers of 1,000: ``37 GB``."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.3g} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:,.0f} TB"

@@ -10,7 +10,8 @@ from torch.distributions import Normal
 from torch.quasirandom import SobolEngine
 
 from kanlib.errors import BadInputError
-from kanlib.machine import generator
+from kanlib.machine import generator, room_for
+from kanlib.setups import Perturbation
 from kanlib.store import Artifact
 
 #: Indices of some of the m components, rising.
@@ -46,9 +47,23 @@ class Split:
 
     @classmethod
     def read(cls, recorded: Artifact, name: str) -> "Split":
-        """The split of that name of what 01_perturbation wrote: ``fit``, ``validation`` or ``test``."""
-        scale = recorded.record["parameters"]["scale"]
-        return cls(recorded[f"masks.{name}"], recorded[f"responses.{name}"], scale)
+        """The split of that name of what 01_perturbation wrote: ``fit``, ``validation`` or ``test``.
+
+        Raises:
+            BadInputError: masks, responses, and names of components and examples do not fit each other; or an
+                example whose output does not move, so that there is nothing to explain.
+        """
+        names, label_names = recorded.said("names", list), recorded.said("label_names", list)
+        if not all(isinstance(text, str) for text in [*names, *label_names]):
+            raise recorded.wrong("its record names components or examples by something else than text")
+        masks = recorded.tensor(f"masks.{name}", (None, len(names)))
+        responses = recorded.tensor(f"responses.{name}", (len(label_names), len(masks)))
+        for e in (responses.amax(1) == responses.amin(1)).nonzero().flatten().tolist() if len(masks) > 1 else ():
+            raise BadInputError(
+                f"the responses of example {e + 1} to the {name} masks are all {float(responses[e, 0]):g}, "
+                "expected some that differ; choose another output_function, other components or other examples."
+            )
+        return cls(masks, responses, Perturbation.of(recorded).scale)
 
     def part(self, n: int) -> "Split":
         """Its first ``n`` masks."""
@@ -71,7 +86,11 @@ def gaussian(n: int, m: int, scale: float, seed: int, split: str) -> Tensor:
     """``n`` masks ``σ ~ N(0, s² I_m)`` as ``[n, m]`` (fp32); each split has a stream of its own.
 
     Growing one split therefore leaves the others as they are, and appends to it.
+
+    Raises:
+        BadInputError: they are more than memory holds.
     """
+    room_for(8 * n * m, f"{n} masks of {m} components", f"lower n_{split}")
     # In whole blocks of 16, as torch draws Gaussians; it would draw a shorter last block anew.
     flat = torch.randn(-(n * m) // 16 * -16, generator=generator(seed, "masks", split))
     return scale * flat[: n * m].view(n, m)

@@ -62,6 +62,8 @@ def normalised_mse(predicted: Tensor, true: Tensor) -> Tensor:
 
 #: The four scores of every surrogate, ``(predicted [E, N], true [E, N]) -> [E]``.
 METRICS = {"pearson": pearson, "spearman": spearman, "mse": mse, "normalised_mse": normalised_mse}
+#: The columns of a table of :func:`scores`, and what they hold.
+SCORES = {"surrogate": str, "example": int} | dict.fromkeys(METRICS, float)
 
 
 def scores(predicted: Mapping[str, Tensor], true: Tensor) -> pd.DataFrame:

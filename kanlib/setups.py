@@ -6,25 +6,30 @@ file leaves out the defaults below give. Unknown names, wrong types and values o
 here, because papermill only warns.
 """
 
-import re
 from collections.abc import Mapping
-from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from kanlib import store
-from kanlib.errors import BadInputError, unknown
+from kanlib import knobs, setup_files, store
+from kanlib.errors import BadInputError, shown, unknown
+from kanlib.knobs import Batch, Classes, Count, Few, Order, Pattern, Pixels, Positive, Scale, Size, Text, Weight
+from kanlib.setup_files import NAME, NAMED, name_of
 
 FOLDER = store.ROOT / "notebooks" / "setups"
 _IPYTHON = {"In", "Out", "get_ipython", "exit", "quit", "open"}
 
+
+def _setup(setup: str) -> str:
+    if setup_files.stem(setup) is None:
+        raise ValueError(f"input should be {NAMED}")
+    return setup
+
+
 Backend = Literal["library", "polynomials", "operon", "pysr", "pykan"]
-Positive = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
+Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 class Stage(BaseModel):
@@ -33,12 +38,14 @@ class Stage(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
     section: ClassVar[str]
 
-    setup: str = Field("digits_resnet18", description="a file in notebooks/setups; gives what is None here")
-    run: Annotated[str, Field(pattern=r"^[\w.+-]*\w$")] | None = Field(
+    setup: Annotated[str, AfterValidator(_setup)] = Field(
+        "digits_resnet18", description="a file in notebooks/setups; gives what is None here"
+    )
+    run: Annotated[str, Field(pattern=f"^{NAME}$")] | None = Field(
         None, description="name of a variant, kept apart; None: the setup itself"
     )
-    seed: Count = Field(0, description="the one seed; every generator derives from it")
-    threads: Positive = Field(2, description="CPU threads; sums are split by it, so bits depend on it")
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="the one seed; every generator derives from it")
+    threads: int = Field(2, ge=1, le=1024, description="CPU threads; sums are split by it, so bits depend on it")
 
     @classmethod
     def from_notebook(cls, namespace: Mapping[str, Any]) -> Self:
@@ -68,7 +75,7 @@ class Stage(BaseModel):
         ]
         if changed and stage.folder == stage._setup_folder:
             raise BadInputError(
-                f"{changed[0]} differs from setup {setup}, whose artifacts would be overwritten; "
+                f"{changed[0]} differs from setup {stage._setup_folder}, whose artifacts would be overwritten; "
                 "set run to another name for this variant."
             )
         if stage.folder != stage._setup_folder and stage.run in names():
@@ -83,16 +90,24 @@ class Stage(BaseModel):
         """The stage's knobs as the setup file gives them, with ``overrides`` (``None`` values do not count)."""
         overrides = dict(overrides or {})
         for name in sorted(overrides.keys() - cls.model_fields.keys()):
-            raise unknown("parameter", name, cls.model_fields, cls.section)
+            raise unknown("parameter", knobs.spelled(name), cls.model_fields, cls.section)
         given = {name: value for name, value in overrides.items() if value is not None}
-        return _validated(
-            cls, section(setup, cls.section) | given | {"setup": setup}, f"the notebook or setup {setup}"
-        )
+        values = _section(read(setup), cls) | given | {"setup": setup}
+        return knobs.validated(cls, values, f"the notebook or setup {name_of(setup)}")
 
     @classmethod
     def of(cls, artifact: store.Artifact) -> Self:
-        """The knobs that an artifact of this stage was made with."""
-        return _validated(cls, artifact.record["parameters"], "the record of an artifact")
+        """The knobs that an artifact of this stage was made with.
+
+        Raises:
+            BadInputError: its record says none, or others.
+        """
+        try:
+            return cls.model_validate(artifact.record.get("parameters"))
+        except ValidationError as error:
+            writer = store.written_by(str(artifact.record.get("kind"))) or "what wrote it"
+            wrong = knobs.said(error.errors()[0], f"the record of an artifact of {cls.section}")
+            raise BadInputError(f"{wrong}; run {writer} again.") from None
 
     def load(self, kind: str, **inputs: store.Artifact) -> store.Artifact:
         """Read this run's artifact of that kind, or the setup's where the run has none of its own.
@@ -102,10 +117,16 @@ class Stage(BaseModel):
             inputs: artifacts that it must have been made from.
 
         Raises:
-            BadInputError: as in :func:`kanlib.store.load`, or it was made from other inputs.
+            BadInputError: as in :func:`kanlib.store.load`, or it was made for another setup or from other inputs.
         """
         own, of_setup = (store.path(folder, kind) for folder in (self.folder, self._setup_folder))
-        artifact = store.load(own if own.exists() or not of_setup.exists() else of_setup)
+        artifact = store.load(own if own.exists() or not of_setup.exists() else of_setup, kind)
+        made_for = artifact.record["parameters"].get("setup")
+        if setup_files.stem(made_for) != self._setup_folder:
+            raise BadInputError(
+                f"the artifact {kind} of run {self.folder} was made for setup {shown(made_for)}, expected "
+                f"{self._setup_folder}; run {store.written_by(kind)} again."
+            )
         for name, expected in inputs.items():
             if artifact.record["inputs"].get(name) != expected.hash:
                 raise BadInputError(
@@ -136,7 +157,7 @@ class Stage(BaseModel):
 
     @property
     def _setup_folder(self) -> str:
-        return Path(self.setup).stem
+        return name_of(self.setup)
 
 
 class Training(Stage):
@@ -144,29 +165,31 @@ class Training(Stage):
 
     section: ClassVar[str] = "training"
 
-    data: str = Field("digits", description="digits, torchvision/<data set>, or a folder with labels.csv")
+    data: Text = Field("digits", description="digits, torchvision/<data set>, or a folder with labels.csv")
     download: bool = Field(False, description="allow torchvision and timm to download data and weights")
-    image_size: Positive = Field(32, description="side to which images are resized, in pixels")
-    architecture: str = Field(
+    image_size: Pixels = Field(32, description="side to which images are resized, in pixels")
+    architecture: Text = Field(
         "torchvision/resnet18", description="torchvision/<name>, timm/<name> or path/to/file.py:factory"
     )
-    weights: str | None = Field(
+    weights: Text | None = Field(
         None, description="published ones, DEFAULT or another name, or a file; None: train"
     )
     small_images: bool = Field(True, description="3×3 stem and no max-pool (residual networks only)")
-    epochs: Positive = Field(6, description="passes over the training split")
-    batch_size: Positive = Field(32, description="images a step")
-    learning_rate: float = Field(0.05, gt=0, description="peak of the one-cycle schedule of SGD")
-    weight_decay: float = Field(5e-4, ge=0, description="of SGD with Nesterov momentum")
+    epochs: int = Field(6, ge=1, le=100_000, description="passes over the training split")
+    batch_size: Batch = Field(32, description="images a step")
+    learning_rate: float = Field(0.05, gt=0, le=1e4, description="peak of the one-cycle schedule of SGD")
+    weight_decay: float = Field(5e-4, ge=0, le=1e3, description="of SGD with Nesterov momentum")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the cross-entropy")
     augment: bool = Field(False, description="shift and mirror the training images at random")
-    training_sizes: list[Positive] = Field([], description="sides of the images in the first epochs, in pixels")
+    training_sizes: list[Pixels] = Field(
+        [], max_length=10_000, description="sides of the images in the first epochs, in pixels"
+    )
     precision: Literal["bf16", "fp32"] = Field(
         "bf16", description="of the training steps: bf16 (autocast) or fp32"
     )
-    n_classes: Positive | None = Field(None, description="logits of the model; None: one a class of the data")
+    n_classes: Classes | None = Field(None, description="logits of the model; None: one a class of the data")
     n_train: Positive | None = Field(None, description="train on the first n only; None: all")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu")
+    device: Device = Field("auto", description="auto: cuda, else mps, else cpu")
 
 
 class Perturbation(Stage):
@@ -177,38 +200,36 @@ class Perturbation(Stage):
     source: Literal["live", "frozen"] = Field(
         "live", description="live: ask the network; frozen: data/responses, recorded before"
     )
-    components: list[str] = Field(
-        ["layer*.*"], min_length=1, description="patterns over module names, one * a level"
+    components: list[Pattern] = Field(
+        ["layer*.*"], min_length=1, max_length=10_000, description="patterns over module names, one * a level"
     )
     gate_site: Literal["branch", "output"] = Field("branch", description="what 1 + σ scales: branch or output")
     output_function: Literal["margin", "logit", "log_prob", "prob", "loss"] = Field(
         "margin", description="margin, logit, log_prob, prob or loss of the logits"
     )
-    scale: float = Field(1.0, gt=0, description="s of σ ~ N(0, s² I)")
+    scale: Scale = Field(1.0, description="s of σ ~ N(0, s² I)")
     example_set: Literal["reported", "development"] = Field(
         "reported", description="reported, or development for design decisions"
     )
     choose: Literal["correct", "misclassified", "smallest_margin", "any"] = Field(
         "correct", description="correct, misclassified, smallest_margin or any test images"
     )
-    only_class: str | None = Field(None, description="name of the one class that examples are drawn from")
+    only_class: Text | None = Field(None, description="name of the one class that examples are drawn from")
     n_candidates: Positive = Field(1000, description="test images that are looked at, to draw examples from")
     n_examples: Positive = Field(8, description="how many of them")
     examples: list[Count] | None = Field(
-        None, min_length=1, description="positions in the test split, instead of drawing"
+        None, min_length=1, max_length=10_000, description="positions in the test split, instead of drawing"
     )
     n_fit: Positive = Field(4000, description="masks that surrogates are fitted on")
     n_validation: Positive = Field(500, description="masks that choose regularisation, restarts and complexity")
     n_test: Positive = Field(1000, description="masks that score, once")
     n_reference: Count = Field(500, description="masks that no surrogate sees, for derivative references")
-    derivative_order: Annotated[int, Field(ge=1, le=4)] = Field(
-        2, description="highest order of the network's own derivatives"
-    )
+    derivative_order: Order = Field(2, description="highest order of the network's own derivatives")
     precision: Literal["fp32", "tf32", "bf16"] = Field(
         "fp32", description="of the forward passes: fp32, tf32 (CUDA only) or bf16"
     )
-    batch_size: Positive = Field(25, description="masks a forward pass")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu")
+    batch_size: Batch = Field(25, description="masks a forward pass")
+    device: Device = Field("auto", description="auto: cuda, else mps, else cpu")
 
 
 class Recording(Stage):
@@ -223,13 +244,13 @@ class Recording(Stage):
     n_validation: Positive = Field(500, description="validation masks")
     n_test: Positive = Field(1000, description="test masks")
     n_reference: Count = Field(1000, description="masks at which the gradient is taken too")
-    scales: list[Annotated[float, Field(gt=0)]] = Field(
-        [0.25, 0.5, 1.5], description="of further test masks, as many as n_test each"
+    scales: list[Scale] = Field(
+        [0.25, 0.5, 1.5], max_length=100, description="of further test masks, as many as n_test each"
     )
     n_ablation: Count = Field(500, description="masks that remove components: each, each pair, random sets")
-    max_order: Positive = Field(3, le=4, description="of the exact derivatives at σ = 0")
-    batch_size: Positive = Field(25, description="masks a forward pass")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu")
+    max_order: Order = Field(3, description="of the exact derivatives at σ = 0")
+    batch_size: Batch = Field(25, description="masks a forward pass")
+    device: Device = Field("auto", description="auto: cuda, else mps, else cpu")
 
 
 class Surrogate(Stage):
@@ -243,25 +264,38 @@ class Surrogate(Stage):
     peers: list[Literal["linear", "quadratic", "cubic", "trees", "mlp", "kan", "pykan"]] = Field(
         ["linear", "quadratic", "cubic", "trees", "mlp"],
         min_length=1,
+        max_length=100,
         description="surrogates it is compared with, first with the first",
     )
-    curve: list[Positive] = Field([250, 500, 1000, 2000], description="fit masks of the learning curve")
-    hidden: list[Positive] = Field([8], description="nodes of the hidden layers")
-    grid: Positive = Field(5, description="intervals of each edge's spline")
-    spline_order: Literal[3, 5] = Field(3, description="order k of the spline: 3 or 5")
-    penalties: list[Annotated[float, Field(ge=0)]] = Field(
-        [1e-4, 1e-3], min_length=1, description="on roughness, to choose from on validation"
+    curve: list[Positive] = Field(
+        [250, 500, 1000, 2000], max_length=100, description="fit masks of the learning curve"
     )
-    restarts: Positive = Field(3, description="random starts for each penalty")
-    finalists: Positive = Field(2, description="candidates that go on with all masks")
-    members: Positive = Field(1, description="how many of the best are averaged to one KAN")
+    hidden: list[Size] = Field([8], max_length=8, description="nodes of the hidden layers")
+    grid: Size = Field(5, description="intervals of each edge's spline")
+    spline_order: Literal[3, 5] = Field(3, description="order k of the spline: 3 or 5")
+    penalties: list[Weight] = Field(
+        [1e-4, 1e-3], min_length=1, max_length=100, description="on roughness, to choose from on validation"
+    )
+    restarts: Few = Field(3, description="random starts for each penalty")
+    finalists: Few = Field(2, description="candidates that go on with all masks")
+    members: Few = Field(1, description="how many of the best are averaged to one KAN")
     iterations: Positive = Field(24, description="Levenberg-Marquardt steps at most")
     contest: Positive = Field(4, description="candidates compete on one in so many masks; 1: all take all steps")
-    relaxed: float = Field(1.0, ge=0, description="times the penalty, for the last third of the steps")
+    relaxed: Weight = Field(1.0, description="times the penalty, for the last third of the steps")
     outside: float = Field(0.0, ge=0, lt=1, description="share of hidden values beyond either end of a grid")
     pykan_steps: Positive = Field(100, description="LBFGS steps of pykan")
     device: Literal["cpu", "cuda"] = Field("cpu", description="that fits the KANs: cpu or cuda")
-    n_bootstrap: Positive = Field(2000, description="resamples of examples and masks behind each interval")
+    n_bootstrap: int = Field(
+        2000, ge=1, le=1_000_000, description="resamples of examples and masks behind each interval"
+    )
+
+    @field_validator("outside")
+    @classmethod
+    def _within_an_interval(cls, outside: float, before: ValidationInfo) -> float:
+        grid = before.data.get("grid", 1)
+        if outside >= 1 / grid:
+            raise ValueError(f"input should be less than 1/grid, which is 1/{grid}")
+        return outside
 
 
 class Symbolic(Stage):
@@ -271,9 +305,11 @@ class Symbolic(Stage):
 
     backend: Backend = Field("library", description="library, polynomials, operon, pysr or pykan")
     r2: float = Field(0.9999, gt=0, le=1, description="edge R² at which the shortest closed form is taken")
-    max_degree: Positive = Field(13, description="highest degree of the library's polynomials")
-    max_length: Positive = Field(12, description="operations and leaves of an edge of the short form, at most")
-    budget: float = Field(0.005, ge=0, description="validation Pearson that the short form may lose to the KAN")
+    max_degree: int = Field(13, ge=1, le=50, description="highest degree of the library's polynomials")
+    max_length: Size = Field(12, description="operations and leaves of an edge of the short form, at most")
+    budget: float = Field(
+        0.005, ge=0, le=2, description="validation Pearson that the short form may lose to the KAN"
+    )
     refit_steps: Count = Field(24, description="Levenberg-Marquardt steps of the refit at most")
     evaluations: Positive = Field(20_000, description="of expressions on an edge, by operon and pysr")
 
@@ -283,19 +319,12 @@ class Interactions(Stage):
 
     section: ClassVar[str] = "interactions"
 
-    max_order: Positive = Field(3, ge=2, le=4, description="highest order k of L_S, from 2 to 4")
-    refits: Count = Field(10, description="KANs fitted to resampled masks, behind standard errors; 0: none")
+    max_order: int = Field(3, ge=2, le=4, description="highest order k of L_S, from 2 to 4")
+    refits: int = Field(
+        10, ge=0, le=10_000, description="KANs fitted to resampled masks, behind standard errors; 0: none"
+    )
 
 
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which by itself takes ``1e-5``, a number in YAML 1.2, for a string."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
-)
-
-AnyStage = TypeVar("AnyStage", bound=Stage)
 #: Section of a setup → its knobs. A notebook is called by a number and its section, ``02_surrogate``.
 STAGES = {stage.section: stage for stage in Stage.__subclasses__()}
 _COMMON = {"seed", "threads"}
@@ -303,7 +332,7 @@ _COMMON = {"seed", "threads"}
 
 def names() -> list[str]:
     """The setups there are: the stems of ``notebooks/setups/*.yaml``."""
-    return sorted(file.stem for file in FOLDER.glob("*.yaml"))
+    return setup_files.names(FOLDER)
 
 
 def of_notebook(notebook: str) -> type[Stage]:
@@ -320,67 +349,42 @@ def of_notebook(notebook: str) -> type[Stage]:
     return STAGES[section]
 
 
-def section(setup: str, name: str) -> dict[str, Any]:
-    """One section of a setup file, together with the values common to all sections.
+def read(setup: str) -> dict[str, Any]:
+    """A whole setup file, checked; ``extends: <other setup>`` completes it from another one.
 
     Args:
         setup: a name in ``notebooks/setups``, or the path of a ``.yaml`` file.
-        name: ``training``, ``perturbation``, ``recording``, ``surrogate``, ``symbolic`` or ``interactions``.
-    """
-    whole = read(setup)
-    return {key: whole[key] for key in _COMMON & whole.keys()} | whole.get(name, {})
-
-
-def read(setup: str, _extended: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A whole setup file, checked; ``extends: <other setup>`` completes it from another one.
 
     Raises:
         BadInputError: no such setup, not YAML, or a section or value that the schema refuses.
     """
-    if not isinstance(setup, str):
-        raise BadInputError(f"setup is {setup!r}, expected a name; there are {', '.join(names())}.")
-    if setup in _extended:
-        raise BadInputError(f"setup {setup} extends itself; remove that line from one of {', '.join(_extended)}.")
-    file = Path(setup) if setup.endswith(".yaml") else FOLDER / f"{setup}.yaml"
-    if not file.is_file():
-        raise unknown("setup", setup, names(), "notebooks/setups")
-    if file.stem in names() and file.resolve() != (FOLDER / f"{file.stem}.yaml").resolve():
-        raise BadInputError(
-            f"setup {setup} has the name of one in notebooks/setups, as would its results; rename it."
-        )
-    try:
-        whole = yaml.load(file.read_text(encoding="utf8"), _Loader) or {}  # noqa: S506 (it is a SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInputError(
-            f"setup {setup} is not YAML ({str(error).splitlines()[0]}); mend {file.name}."
-        ) from error
-    if not isinstance(whole, dict):
-        raise BadInputError(f"setup {setup} is a {type(whole).__name__}, expected sections {', '.join(STAGES)}.")
-    known = {"extends", *_COMMON, *STAGES}
-    for key, value in whole.items():
-        if key not in known:
-            raise unknown("section", key, known, f"setup {setup}")
-        if key in STAGES and not isinstance(value, dict):
-            raise BadInputError(f"section {key} of setup {setup} is {value!r}, expected name: value lines.")
-    if base := whole.pop("extends", None):
-        whole = _merged(read(base, (*_extended, setup)), whole)
-    for name, stage in STAGES.items():
-        common = {key: whole[key] for key in _COMMON & whole.keys()}
-        _validated(stage, common | whole.get(name, {}), f"{name} of setup {setup}")
+    whole: dict[str, Any] = {}
+    for name, given in setup_files.chain(setup, FOLDER):
+        _check_sections(given, name)
+        for key, value in given.items():
+            whole[key] = whole.get(key, {}) | value if isinstance(value, dict) else value
+        for stage in STAGES.values():
+            knobs.validated(stage, _section(whole, stage), f"{stage.section} of setup {name}")
     return whole
 
 
-def _validated(stage: type[AnyStage], values: Mapping[str, Any], place: str) -> AnyStage:
-    try:
-        return stage.model_validate(dict(values))
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            raise unknown("parameter", name, stage.model_fields, place) from None
-        expected = first["msg"][0].lower() + first["msg"][1:]
-        raise BadInputError(f"{name} is {first['input']!r} in {place}: {expected}; correct it there.") from None
+def _check_sections(given: Mapping[str, Any], setup: str) -> None:
+    known = {"extends", *_COMMON, *STAGES}
+    for key, value in given.items():
+        if key not in known:
+            raise unknown("section", knobs.spelled(key), known, f"setup {setup}")
+        if key not in STAGES:
+            continue
+        if not isinstance(value, dict):
+            raise BadInputError(
+                f"section {key} of setup {setup} is {shown(value)}, expected name: value lines; mend it."
+            )
+        for name in ("setup", "run"):
+            if name in value:
+                raise BadInputError(
+                    f"{name} stands in section {key} of setup {setup}, expected in a notebook alone; remove it."
+                )
 
 
-def _merged(base: dict, over: dict) -> dict:
-    return base | {k: base[k] | v if isinstance(v, dict) and k in base else v for k, v in over.items()}
+def _section(whole: Mapping[str, Any], stage: type[Stage]) -> dict[str, Any]:
+    return {key: whole[key] for key in _COMMON & whole.keys()} | whole.get(stage.section, {})

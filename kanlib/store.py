@@ -2,31 +2,28 @@
 
 An artifact is a ``.safetensors`` file (arrays), a ``.parquet`` file (a table) or a ``.json`` file
 (expressions). Each carries a *record*: its kind, the parameters and the hashes of the inputs that
-determine it, and the version of the code. Equal runs give equal bytes. A file is written whole under
-a temporary name and then renamed, so a reader never meets half of one and a failed run harms nothing.
+determine it, the version of the code, and a *digest* of the file itself, by which damage is noticed.
+Equal runs give equal bytes. A file is written whole under a temporary name and then renamed, so a reader
+never meets half of one and a failed run harms nothing.
 """
 
 import hashlib
 import json
-import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from kanlib import sources
-from kanlib.errors import BadInputError
+from kanlib import formats, sources
+from kanlib.errors import BadInputError, cause
+from kanlib.files import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 ARTIFACTS = ROOT / "_artifacts"
@@ -39,14 +36,16 @@ _SUFFIX = {"scores": ".parquet", "curve": ".parquet", "symbolic": ".json"}
 
 @dataclass(frozen=True)
 class Artifact:
-    """One artifact as read: its ``content``, its ``record`` and the SHA-256 ``hash`` of its bytes.
+    """One artifact as read: its ``content``, its ``record`` and its digest, the ``hash``.
 
-    ``content`` is a dict of tensors (``.safetensors``), a DataFrame (``.parquet``) or what JSON held.
+    ``content`` is a dict of tensors (``.safetensors``), a DataFrame (``.parquet``) or what JSON held. ``hash`` is
+    the SHA-256 of the file's bytes with a blank where they say it; ``place`` is its path, for sentences.
     """
 
     content: Any = field(repr=False)
     record: dict
     hash: str
+    place: str = field(default="an artifact", compare=False)
 
     def __getitem__(self, key: str) -> Any:
         return self.content[key]
@@ -54,6 +53,59 @@ class Artifact:
     def part(self, prefix: str) -> dict[str, Tensor]:
         """The tensors whose names begin with ``prefix``, by the rest of their names."""
         return {key.removeprefix(prefix): value for key, value in self.content.items() if key.startswith(prefix)}
+
+    def tensor(self, key: str, shape: Sequence[int | None], dtype: torch.dtype = torch.float32) -> Tensor:
+        """The tensor of that name.
+
+        Args:
+            key: its name.
+            shape: that it must have; ``None``: any length.
+            dtype: that it must have.
+
+        Raises:
+            BadInputError: it is missing, or another one.
+        """
+        found = self.content.get(key)
+        there = "missing" if found is None else f"{_of(found.shape)} of {found.dtype}"
+        fits = found is not None and found.dtype == dtype and len(found.shape) == len(shape)
+        if not (fits and all(n in (None, have) for n, have in zip(shape, found.shape, strict=True))):
+            raise self.wrong(f"{key[:60]} is {there}, expected {_of(shape)} of {dtype}")
+        return found
+
+    def table(self, columns: Mapping[str, type]) -> pd.DataFrame:
+        """The table, which must have at least these columns.
+
+        Args:
+            columns: their names, and whether each holds ``str``, ``int`` or ``float``.
+
+        Raises:
+            BadInputError: one is missing, or holds something else.
+        """
+        types = pd.api.types
+        holds = {str: types.is_string_dtype, int: types.is_integer_dtype, float: types.is_float_dtype}
+        for name, kind in columns.items():
+            if list(self.content.columns).count(name) != 1 or not holds[kind](self.content[name]):
+                raise self.wrong(f"column {name} is missing, there twice, or holds no {kind.__name__}")
+        return self.content
+
+    def said(self, key: str, kind: type) -> Any:
+        """What the record says of ``key``.
+
+        Raises:
+            BadInputError: nothing, or something of another type.
+        """
+        found = self.record.get(key)
+        if not isinstance(found, kind) or isinstance(found, bool) > (kind is bool):
+            raise self.wrong(f"its record says {type(found).__name__} of {key}, expected {kind.__name__}")
+        return found
+
+    def wrong(self, what: str) -> BadInputError:
+        """A sentence that says what is wrong in this artifact."""
+        return BadInputError(f"{self.place} is not what kanlib writes: {what}; make it anew, or take it from git.")
+
+
+def _of(shape: Sequence[int | None]) -> str:
+    return "(" + ", ".join("any" if n is None else str(n) for n in shape) + ")"
 
 
 @cache
@@ -85,7 +137,7 @@ def save(
         BadInputError: a tensor is not finite; nothing is written.
     """
     for key, value in content.items() if target.suffix == ".safetensors" else ():
-        if not value.isfinite().all():
+        if not formats.finite(value):
             raise BadInputError(
                 f"{key} of the {kind} is not finite and was not saved, so that what was there before stays; "
                 f"look for the cause in {written_by(kind) or 'its notebook'}."
@@ -98,26 +150,8 @@ def save(
         "torch": torch.__version__,
         **more,
     }
-    text = json.dumps(record, sort_keys=True, ensure_ascii=False)
-    writers: dict[str, Callable[[Path], object]] = {
-        # One metadata key only: safetensors orders several by a random hash.
-        ".safetensors": lambda p: save_file(
-            {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in content.items()},
-            p,
-            {"record": text},
-        ),
-        ".parquet": lambda p: pq.write_table(
-            pa.Table.from_pandas(content, preserve_index=False).replace_schema_metadata({"record": text}), p
-        ),
-        ".json": lambda p: p.write_text(
-            json.dumps({"record": record, "content": content}, sort_keys=True, ensure_ascii=False, indent=1),
-            encoding="utf8",
-        ),
-    }
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(target, writers[target.suffix])
-    happened = json.dumps(_happened(), indent=1)
-    write_whole(circumstances(target), lambda p: p.write_text(happened, encoding="utf8"))
+    write_whole(target, formats.written(target.suffix, content, record))
+    write_whole(circumstances(target), json.dumps(_happened(), indent=1).encode())
     return target
 
 
@@ -130,20 +164,22 @@ def load(source: Path, kind: str | None = None) -> Artifact:
     kind = kind or source.name.split(".")[0]
     if not source.is_file():
         raise BadInputError(f"{_short(source)} is missing; it is written by {_writer(kind)}, so run that first.")
-    readers = {".safetensors": _read_safetensors, ".parquet": _read_parquet, ".json": _read_json}
     try:
-        content, record = readers[source.suffix](source)
+        content, record, digest = formats.read(source)
         found = record["kind"]
-    except (SafetensorError, pa.ArrowException, ValueError, KeyError, TypeError, OSError) as error:
+        if not (isinstance(found, str) and all(isinstance(record[k], dict) for k in ("parameters", "inputs"))):
+            raise TypeError("its record is none")
+    # What three libraries raise on a stranger's bytes is not limited to errors of their own.
+    except Exception as error:
         raise BadInputError(
-            f"{_short(source)} cannot be read ({str(error).splitlines()[0] if str(error) else 'no content'}): "
+            f"{_short(source)} cannot be read ({cause(error)}): "
             f"expected a whole {source.suffix} artifact with its record; delete it and run {_writer(kind)} again."
         ) from error
     if found != kind:
         raise BadInputError(
-            f"{_short(source)} holds {found}, expected {kind}; run {_writer(kind)} to write it anew."
+            f"{_short(source)} holds {found[:60]}, expected {kind}; run {_writer(kind)} to write it anew."
         )
-    return Artifact(content, record, hashlib.sha256(source.read_bytes()).hexdigest())
+    return Artifact(content, record, digest, str(_short(source)))
 
 
 def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
@@ -160,22 +196,6 @@ def remove(target: Path) -> None:
     """Remove an artifact and its sidecar, if they are there."""
     for file in (target, circumstances(target)):
         file.unlink(missing_ok=True)
-
-
-def write_whole(target: Path, write: Callable[[Path], object]) -> None:
-    """Call ``write`` on a temporary neighbour of ``target``, then rename it onto ``target``."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        write(temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(target: Path, value: Any) -> None:
-    """Write a JSON value, a row a line, whole or not at all."""
-    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-    write_whole(target, lambda part: part.write_text(text, encoding="utf8"))
 
 
 @cache
@@ -200,21 +220,6 @@ def _happened() -> dict:
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_initialized() else platform.machine(),
     }
-
-
-def _read_safetensors(source: Path) -> tuple[dict[str, Tensor], dict]:
-    with safe_open(source, framework="pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys()}, json.loads(file.metadata()["record"])  # noqa: SIM118
-
-
-def _read_parquet(source: Path) -> tuple[pd.DataFrame, dict]:
-    table = pq.read_table(source)
-    return table.to_pandas(), json.loads(table.schema.metadata[b"record"])
-
-
-def _read_json(source: Path) -> tuple[Any, dict]:
-    whole = json.loads(source.read_text(encoding="utf8"))
-    return whole["content"], whole["record"]
 
 
 def _writer(kind: str) -> str:

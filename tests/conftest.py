@@ -58,8 +58,11 @@ def fitted():
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory):
-    """A copy of the project in which the default setup is small and the book is built."""
-    copy = copied(tmp_path_factory.mktemp("project"))
+    """A copy of the project in which the default setup is small and the book is built.
+
+    Its folder is called as a user may call one.
+    """
+    copy = copied(tmp_path_factory.mktemp("project") / "a [b] {c} d'e")
     result = snakemake(copy, "book")
     assert result.returncode == 0, result.stdout + result.stderr
     return copy

@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import yaml
@@ -27,17 +29,60 @@ SMALL = {
 }
 
 
+def environment(project):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"PYTHONPATH": str(project), "PATH": path}
+
+
 def run(project, *command):
     """Run a command in a copy of the project, with the copy's kanlib."""
-    environment = os.environ | {
-        "PYTHONPATH": str(project),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    }
-    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=project, env=environment(project), capture_output=True, text=True, check=False
+    )
+
+
+@contextmanager
+def started(project, *command):
+    """A command that goes on, in a group of processes of its own, which is ended with the context."""
+    with subprocess.Popen(
+        command, cwd=project, env=environment(project), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:
+            kill(process)
+
+
+def wait_for(process, words):
+    """Read what a started command says until it says these words."""
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if words in line:
+            return
+    raise AssertionError("".join(said))
+
+
+def kill(process):
+    """End a started command and all that it started, at once."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def snakemake(project, *targets, names="digits_resnet18"):
     return run(project, "snakemake", *targets, "--cores", "2", "--config", f"setups={names}")
+
+
+def make(project, *arguments):
+    """Run make in a copy of the project, whose environment counts as installed."""
+    installed = project / ".venv/installed"
+    installed.parent.mkdir(exist_ok=True)
+    installed.touch()
+    (installed.parent / "bin").unlink(missing_ok=True)
+    (installed.parent / "bin").symlink_to(Path(sys.executable).parent)
+    return run(project, "make", *arguments)
 
 
 def copied(target, changes=SMALL):

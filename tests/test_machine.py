@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from kanlib.errors import BadInputError
-from kanlib.machine import device, enough_memory, generator, in_precision
+from kanlib.machine import device, enough_memory, generator, in_precision, memory, room_for, size
 
 CPU = torch.device("cpu")
 
@@ -74,13 +74,47 @@ def test_a_failure_leaves_the_precision_as_it_was(precision):
     assert dtype_of_a_product() == torch.float32
 
 
-@pytest.mark.parametrize(("batch_size", "less"), [(25, 12), (1, 1)])
-def test_running_out_of_memory_says_what_to_set(batch_size, less):
-    sentence = f"ran out of memory with batch_size {batch_size}; set batch_size to {less}"
+REFUSED = "DefaultCPUAllocator: can't allocate memory: you tried to allocate {} bytes."
+
+
+@pytest.mark.parametrize(
+    ("error", "batch_size", "sentence"),
+    [
+        (torch.OutOfMemoryError("CUDA"), 25, "ran out of memory with batch_size 25; set batch_size to 12"),
+        (torch.OutOfMemoryError("CUDA"), 1, "ran out of memory with batch_size 1; set another device"),
+        (MemoryError(), 4, "ran out of memory with batch_size 4; set batch_size to 2"),
+        (
+            RuntimeError(REFUSED.format(4 * 10**13)),
+            4,
+            "ran out of memory with batch_size 4, which asked for 40 TB more; set batch_size to 2",
+        ),
+    ],
+)
+def test_running_out_of_memory_says_what_to_set(error, batch_size, sentence):
     with pytest.raises(BadInputError, match=sentence), enough_memory(batch_size):
-        raise torch.OutOfMemoryError
+        raise error
 
 
-def test_other_failures_are_not_called_a_lack_of_memory():
-    with pytest.raises(RuntimeError, match="something else"), enough_memory(25):
-        raise RuntimeError("something else")
+def test_another_error_is_no_want_of_memory():
+    with pytest.raises(RuntimeError, match="shapes differ"), enough_memory(4):
+        raise RuntimeError("shapes differ")
+
+
+def test_what_torch_itself_says_of_too_much_memory_is_understood():
+    with pytest.raises(BadInputError, match=r"asked for 4,504 TB more"), enough_memory(2):
+        torch.empty(2**50)
+
+
+def test_what_memory_cannot_hold_is_refused_beforehand():
+    room_for(memory() // 2, "masks", "lower n_fit")
+    with pytest.raises(
+        BadInputError, match=r"^masks take 1,000 TB, and the memory here is \d\S* \w+; lower n_fit\.$"
+    ):
+        room_for(10**15, "masks", "lower n_fit")
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "text"), [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (3.1e6, "3.1 MB"), (2e13, "20 TB")]
+)
+def test_bytes_are_said_as_people_say_them(n_bytes, text):
+    assert size(n_bytes) == text

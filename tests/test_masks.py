@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
+from kanlib.errors import BadInputError
 from kanlib.masks import Split, ablations, gaussian, one_at_a_time, removals, subsets
 from kanlib.store import Artifact
 
@@ -74,12 +75,55 @@ def split():
     return Split(torch.arange(12.0).view(6, 2), torch.arange(18.0).view(3, 6), 0.5)
 
 
-def test_a_split_is_read_from_what_was_recorded(split):
+@pytest.fixture
+def recorded(split):
+    """What 01_perturbation wrote of two components and three examples."""
     content = {"masks.fit": split.masks, "responses.fit": split.responses}
-    read = Split.read(Artifact(content, {"parameters": {"scale": 0.5}}, ""), "fit")
+    record = {"parameters": {"scale": 0.5}, "names": ["a", "b"], "label_names": ["x", "y", "x"]}
+    return Artifact(content, record, "")
+
+
+def test_a_split_is_read_from_what_was_recorded(split, recorded):
+    read = Split.read(recorded, "fit")
     assert torch.equal(read.masks, split.masks)
     assert torch.equal(read.responses, split.responses)
     assert read.scale == 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda c, r: c.pop("masks.fit"), r"masks\.fit is missing, expected \(any, 2\)"),
+        (lambda c, r: c.update({"masks.fit": torch.ones(6, 3)}), r"masks\.fit is \(6, 3\) .*expected \(any, 2\)"),
+        (
+            lambda c, r: c.update({"masks.fit": c["masks.fit"].double()}),
+            r"masks\.fit is .*float64, expected .*float32",
+        ),
+        (
+            lambda c, r: c.update({"responses.fit": torch.ones(3, 5)}),
+            r"responses\.fit is \(3, 5\) .*expected \(3, 6\)",
+        ),
+        (lambda c, r: r.update(label_names=["x"]), r"responses\.fit is \(3, 6\) .*expected \(1, 6\)"),
+        (lambda c, r: r.update(names=[1, 2]), "names components or examples by something else than text"),
+        (lambda c, r: r.pop("names"), "says NoneType of names, expected list"),
+        (lambda c, r: r.update(parameters={"scale": "wide"}), "scale is 'wide'"),
+        (
+            lambda c, r: c["responses.fit"][1].fill_(2),
+            "responses of example 2 to the fit masks are all 2, expected",
+        ),
+    ],
+)
+def test_a_split_that_does_not_fit_together_is_refused(recorded, change, sentence):
+    change(recorded.content, recorded.record)
+    with pytest.raises(BadInputError, match=sentence):
+        Split.read(recorded, "fit")
+
+
+def test_masks_beyond_memory_are_refused_before_they_are_drawn():
+    with pytest.raises(
+        BadInputError, match=r"masks of 1000000 components take .*, and the memory .*; lower n_fit"
+    ):
+        gaussian(10**9, 10**6, 1.0, 0, "fit")
 
 
 def test_masks_and_responses_of_a_split_stay_together(split):

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from kanlib import mixer
+from kanlib import mixer, store
 from kanlib.setups import Symbolic
 from kanlib.store import Artifact
 from kanlib.symbolic import replace_edges
@@ -44,6 +44,27 @@ def test_a_page_holds_the_closed_forms_to_the_last_digit(fitted):
         true = one(masks)
         found = [evaluated(example["layers"], row) for row in masks.double().tolist()]
         torch.testing.assert_close(torch.tensor(found, dtype=torch.float64), true, rtol=1e-12, atol=1e-12)
+
+
+def test_a_browser_evaluates_nothing_but_expressions(fitted):
+    script = (store.ROOT / "book/_ext/mixer.js").read_text(encoding="utf8")
+    tokens = re.compile(re.search(r"const TOKENS = /(.*)/g;", script)[1].replace(r"\/", "/"))
+    page = content(mixer.panel(closed(fitted, max_degree=5), recording(fitted)))
+    ours = [text for example in page["examples"] for layer in example["layers"] for text in layer]
+    assert [tokens.sub("", text) for text in ours] == [""] * len(ours)
+    for text in (
+        "alert(1)",
+        "sigma_1;x",
+        "[]",
+        "a",
+        "sigma_1.constructor",
+        "`x`",
+        "eval(",
+        "exp",
+        "=>",
+        "\\u0061",
+    ):
+        assert tokens.sub("", f"(1.5 * {text})")
 
 
 def test_the_linear_model_is_least_squares(fitted):

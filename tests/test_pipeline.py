@@ -20,8 +20,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 
-from kanlib import claims, setups, sources, store
-from tests.small_project import SMALL, copied, run, snakemake
+from kanlib import claims, formats, setups, sources, store
+from kanlib.files import write_whole
+from tests.hostile import COMMANDS
+from tests.small_project import SMALL, copied, kill, make, run, snakemake, started, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -29,9 +31,8 @@ NOTEBOOKS = [path.stem for path in sources.notebooks(store.NOTEBOOKS)]
 
 
 def papermill_run(project, notebook, *parameters):
-    output = project / "out.ipynb"
-    result = run(project, "papermill", f"notebooks/{notebook}.ipynb", str(output), "-k", "python3", *parameters)
-    return result, output
+    # A path from the root would do too, but papermill takes the braces of the project's own for parameters.
+    return run(project, "papermill", f"notebooks/{notebook}.ipynb", "out.ipynb", "-k", "python3", *parameters)
 
 
 def hashes(project, name="digits_resnet18"):
@@ -141,7 +142,7 @@ def test_a_changed_setup_reruns_what_depends_on_it_and_a_failure_keeps_what_was_
     ],
 )
 def test_bad_parameters_are_refused_with_one_sentence(project, unharmed, notebook, parameters, sentence):
-    result, _ = papermill_run(project, notebook, *parameters)
+    result = papermill_run(project, notebook, *parameters)
     assert result.returncode != 0
     assert sentence in result.stderr
 
@@ -180,7 +181,7 @@ def test_bad_artifacts_are_refused_with_one_sentence(project, unharmed, kind, da
             store.save(target, weights, kind="model", **made)
             # With useless logits few examples are correct, so they are named.
             parameters += ["-y", "examples: [0, 1]"]
-        result, _ = papermill_run(project, notebook, *parameters)
+        result = papermill_run(project, notebook, *parameters)
         assert result.returncode != 0
         assert sentence in result.stderr
     finally:
@@ -193,6 +194,68 @@ def test_an_unknown_setup_stops_before_anything_runs(project, unharmed):
     result = snakemake(project, names="digits_resnet81")
     assert result.returncode != 0
     assert "did you mean digits_resnet18?" in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("target", ["book", "record"])
+def test_a_setups_name_is_never_executed(project, unharmed, target, name):
+    for given in (name, name.replace("$", "$$")):
+        result = make(project, target, f"SETUPS={given}")
+        assert result.returncode != 0
+        assert "expected a name of at most" in result.stdout + result.stderr
+    assert not list(project.rglob("executed"))
+
+
+def test_a_file_whose_name_is_a_command_is_no_setup(project, unharmed):
+    file = project / "notebooks/setups/z&touch executed&.yaml"
+    shutil.copy(project / "notebooks/setups/digits_resnet18.yaml", file)
+    try:
+        for names in (file.stem, str(file.relative_to(project))):
+            result = snakemake(project, names=names)
+            assert result.returncode != 0
+            assert "expected a name of at most" in result.stdout + result.stderr
+        assert snakemake(project).returncode == 0
+    finally:
+        file.unlink()
+    assert not list(project.rglob("executed"))
+
+
+def test_a_command_ends_with_one_sentence(project, unharmed):
+    result = run(project, sys.executable, "-m", "kanlib.networks.recording", "digits_resnet81")
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert "setup digits_resnet81 is unknown" in result.stderr
+
+
+def test_what_a_notebook_says_is_one_sentence(project, unharmed):
+    """Neither papermill's traceback nor the notebook's."""
+    result = run(
+        project,
+        sys.executable,
+        "-m",
+        "book.execute",
+        "notebooks/00_training.ipynb",
+        "out.ipynb",
+        "digits_resnet81",
+    )
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert "setup digits_resnet81 is unknown" in result.stderr.splitlines()[-1]
+    assert not (project / "out.ipynb").exists()
+
+
+def test_two_runs_at_once_are_one_run_and_a_sentence_and_a_killed_one_is_taken_up(project, unharmed):
+    command = ["snakemake", "--forcerun", "02_surrogate", "--cores", "2", "--config", "setups=digits_resnet18"]
+    with started(project, *command) as first:
+        wait_for(first, "Execute 1 jobs")
+        second = run(project, *command)
+        assert second.returncode != 0
+        assert re.search(r"another run is at work here \(process \d+, since \d\d:\d\d\)", second.stderr)
+        assert "Traceback" not in second.stdout + second.stderr
+        kill(first)
+    again = run(project, *command)
+    assert again.returncode == 0, again.stderr
+    assert "LockException" not in again.stderr
 
 
 @pytest.mark.parametrize("name", ["digits_half_scale", "digits_one_image", "digits_resnet34"])
@@ -230,7 +293,7 @@ def test_a_new_notebook_is_two_places(tmp_path):
     schema = project / "kanlib/setups.py"
     text = schema.read_text(encoding="utf8")
     knobs = '"""Another stage."""\n\n    section: ClassVar[str] = "recount"\n\n\n'
-    place = "class _Loader("
+    place = "#: Section of a setup"
     schema.write_text(text.replace(place, f"class Recount(Stage):\n    {knobs}{place}"), encoding="utf8")
     result = snakemake(project, "_build/toc.yml")
     assert result.returncode == 0, result.stderr
@@ -333,8 +396,12 @@ def test_a_recording_takes_the_place_of_the_network(project):
     setup = default | {"recording": sizes | few | {"n_ablation": 0, "max_order": 2, "batch_size": 25}}
     file = project / "notebooks/setups/recorded.yaml"
     file.write_text(yaml.safe_dump(setup), encoding="utf8")
-    (project / "_artifacts/recorded").mkdir()
-    shutil.copy(project / "_artifacts/digits_resnet18/model.safetensors", project / "_artifacts/recorded")
+    # The same weights, as 00_training would have written them for that setup.
+    content, record, _ = formats.read(project / "_artifacts/digits_resnet18/model.safetensors")
+    record["parameters"]["setup"] = "recorded"
+    write_whole(
+        project / "_artifacts/recorded/model.safetensors", formats.written(".safetensors", content, record)
+    )
     result = run(project, sys.executable, "-m", "kanlib.networks.recording", "recorded")
     assert result.returncode == 0, result.stdout + result.stderr
     shutil.rmtree(project / "_artifacts/recorded")

@@ -1,4 +1,5 @@
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,10 @@ import torch
 import yaml
 
 from kanlib import setups, store
-from kanlib.errors import BadInputError
+from kanlib.errors import BadInputError, shown
+
+FILES = sorted(setups.FOLDER.glob("*.yaml"))
+EXAMPLES = sorted((store.ROOT / "tests" / "examples").glob("*.yaml"))
 
 
 @pytest.fixture(autouse=True)
@@ -131,9 +135,49 @@ def test_an_artifact_says_what_it_was_made_with(folder):
     assert made == stage.model_copy(update={"run": None})
 
 
-def test_an_artifact_of_knobs_that_are_no_more_is_refused(folder):
-    artifact = store.Artifact({}, {"parameters": {"setup": "small", "max_nodes": 12}}, "")
-    refused(r"parameter max_nodes .*record of an artifact; did you mean max_\w+\?", setups.Symbolic.of, artifact)
+@pytest.mark.parametrize(
+    ("record", "sentence"),
+    [
+        ({"parameters": {"setup": "small", "max_nodes": 12}}, "max_nodes is 12 .*not permitted"),
+        ({"parameters": {"r2": "x" * 10_000}}, "r2 is 'x+… .*valid number"),
+        ({"parameters": {"r2": [[0.9]]}}, r"r2 is \[\[0\.9\]\] .*valid number"),
+        ({"parameters": {"setup": "../x"}}, r"setup is '\.\./x' .*: input should be a name"),
+        ({"parameters": {"run": "../x"}}, r"run is '\.\./x' .*: input should be a name"),
+        ({"parameters": ["setup"]}, r"what is given is \['setup'\] .*valid dictionary"),
+        ({"parameters": None}, "what is given is None .*valid dictionary"),
+        ({}, "what is given is None .*valid dictionary"),
+    ],
+)
+def test_an_artifact_of_other_knobs_is_refused(record, sentence):
+    for kind, again in (("symbolic", "03_symbolic"), ("nothing", "what wrote it"), (["x"], "what wrote it")):
+        artifact = store.Artifact({}, record | {"kind": kind}, "")
+        text = rf"{sentence}.*; run {again} again\.$"
+        refused(text, setups.Symbolic.of, artifact)
+    refused("in the record of an artifact of symbolic", setups.Symbolic.of, store.Artifact({}, record, ""))
+
+
+@pytest.mark.parametrize("other", ["other", "small.v2", "small.yaml.", "../small", "", None, 3, ["small"]])
+def test_an_artifact_of_another_setup_is_refused(folder, other):
+    parameters = {"setup": other} if other else {}
+    target = store.path("small", "model")
+    store.save(target, {"w": torch.ones(2)}, kind="model", parameters=parameters, inputs={})
+    sentence = r"artifact model of run small was made for setup .*, expected small; run 00_training again\."
+    refused(sentence, setups.Training.from_setup("small").load, "model")
+
+
+def test_an_artifact_of_another_kind_is_refused(folder):
+    stage = setups.Training.from_setup("small")
+    stage.save("responses", {"w": torch.ones(2)})
+    shutil.copy(store.path("small", "responses"), store.path("small", "model"))
+    refused("holds responses, expected model", stage.load, "model")
+
+
+def test_a_point_in_a_name_is_no_suffix(folder):
+    """The results of small.v2 are not those of small."""
+    (folder / "small.v2.yaml").write_text("extends: small\n", encoding="utf8")
+    assert setups.names() == ["small", "small.v2"]
+    assert setups.Training.from_setup("small.v2").folder == "small.v2"
+    assert setups.Training.from_setup(str(folder / "small.v2.yaml")).folder == "small.v2"
 
 
 def test_a_missing_artifact_names_the_notebook_to_run(folder):
@@ -184,7 +228,22 @@ def test_an_unknown_parameter_of_a_notebook_suggests_the_nearest(folder):
         ("symbolic: {r2: 1.5}", r"r2 is 1\.5 in symbolic of setup bad: .*less than or equal to 1"),
         ("extends: smal", r"setup smal .*did you mean small\?"),
         ("extends: bad", "extends"),
-        ("extends: 3", "3"),
+        ("extends: 3", "extends of setup bad is 3, expected a name"),
+        ("extends:", "extends of setup bad is None, expected a name"),
+        ("seed: 0300", "seed is '0300' in training of setup bad: .*integer"),
+        ("seed: 1:30", "seed is '1:30' .*integer"),
+        ("seed: 1_000", "seed is '1_000' .*integer"),
+        ("training: {download: yes}", "download is 'yes' .*boolean"),
+        ("training: {data: 2020-01-01, epochs: 2021-01-01}", "epochs is '2021-01-01' .*integer"),
+        ("perturbation: {scale: .inf}", r"scale is '\.inf' .*number"),
+        ("perturbation: {scale: 1e999}", "scale is inf .*finite"),
+        ("training: {setup: small}", "setup stands in section training of setup bad, .*remove it"),
+        ("surrogate: {run: mine}", "run stands in section surrogate of setup bad, .*remove it"),
+        ("run: mine", "section run is unknown to setup bad"),
+        ("setup: small", "section setup is unknown to setup bad"),
+        ('"\\ud800": 3', r"section '\\ud800' is unknown"),
+        (f"{{? '{'x' * 5000}' : 3}}", "section 'x+… is unknown to setup bad; there are"),
+        ("surrogate: {grid: 5, outside: 0.2}", r"outside is 0\.2 in surrogate of setup bad: .*less than 1/grid"),
     ],
 )
 def test_a_bad_file_is_refused(folder, text, sentence):
@@ -192,9 +251,10 @@ def test_a_bad_file_is_refused(folder, text, sentence):
     refused(sentence, setups.Training.from_setup, "bad")
 
 
-def test_a_file_that_is_no_text_is_refused(folder):
-    (folder / "bad.yaml").write_bytes(b"\xff\xfe\x00\x80\x81")
-    refused("setup bad is not YAML", setups.read, "bad")
+def test_what_is_extended_is_checked_in_its_own_name(folder):
+    (folder / "first.yaml").write_text("training: {epochs: 0}\n", encoding="utf8")
+    (folder / "second.yaml").write_text("extends: first\ntraining: {epochs: 3}\n", encoding="utf8")
+    refused("epochs is 0 in training of setup first", setups.read, "second")
 
 
 @pytest.mark.parametrize(
@@ -222,10 +282,55 @@ def test_a_file_that_is_no_text_is_refused(folder):
         (setups.Surrogate, "penalties", [-1e-3]),
         (setups.Symbolic, "r2", 1.01),
         (setups.Interactions, "max_order", 5),
+        (setups.Interactions, "max_order", 1),
+        (setups.Training, "seed", 2**32),
+        (setups.Training, "epochs", 100_001),
+        (setups.Symbolic, "max_degree", 51),
+        (setups.Interactions, "refits", 10_001),
+        (setups.Surrogate, "n_bootstrap", 1_000_001),
+        (setups.Training, "threads", 1025),
+        (setups.Surrogate, "hidden", [1] * 9),
+        (setups.Surrogate, "hidden", [10**6000]),
+        (setups.Perturbation, "components", ["x" * 301]),
+        (setups.Perturbation, "only_class", "a\0b"),
+        (setups.Perturbation, "scale", 1e-7),
     ],
 )
 def test_a_bad_value_is_refused_by_name(folder, stage, name, value):
     refused(rf"{name}.* is ", stage.from_notebook, {"setup": "small", "run": "mine", name: value})
+
+
+def beyond(schema, default=None):
+    """Values of a field that are just too large, too many or too long, as its schema in JSON says."""
+    (schema,) = (part for part in schema.get("anyOf", [schema]) if part["type"] != "null")
+    if "maximum" in schema or "exclusiveMaximum" in schema:
+        yield schema.get("maximum", schema.get("exclusiveMaximum")) + 1
+    if "maxLength" in schema:
+        yield "x" * (schema["maxLength"] + 1)
+    if "maxItems" in schema:
+        yield (default or [1]) * (schema["maxItems"] + 1)
+        yield from ([value] for value in beyond(schema["items"]))
+
+
+@pytest.mark.parametrize("stage", setups.STAGES.values(), ids=setups.STAGES)
+def test_every_knob_has_an_upper_bound_that_holds(folder, stage):
+    for name, schema in stage.model_json_schema()["properties"].items():
+        if name in ("setup", "run") or schema.get("type") == "boolean" or "enum" in schema:
+            continue
+        values = list(beyond(schema, getattr(stage(), name)))
+        assert values, name
+        for value in values:
+            refused(rf"^{name}\S* is ", stage.from_setup, "small", {name: value})
+
+
+@pytest.mark.parametrize(("grid", "outside"), [(5, 0.2), (1000, 0.001), (3, 1 / 3), (2, 0.5)])
+def test_values_beyond_both_ends_of_a_grid_leave_some_inside(folder, grid, outside):
+    given = {"grid": grid, "outside": outside}
+    refused(
+        rf"outside is .* in the notebook or setup small: .*1/{grid};", setups.Surrogate.from_setup, "small", given
+    )
+    given["outside"] *= 0.99
+    assert setups.Surrogate.from_setup("small", given).outside == given["outside"]
 
 
 def test_a_whole_number_is_a_valid_real_one(folder):
@@ -252,15 +357,34 @@ def test_the_name_of_a_setup_is_no_name_for_a_variant(folder):
     refused("other is the name of a setup", setups.Surrogate.from_notebook, {"setup": "small", "run": "other"})
 
 
-@pytest.mark.parametrize("run", ["../elsewhere", "a/b", "/x", ""])
+@pytest.mark.parametrize(
+    "run", ["../elsewhere", "a/b", "/x", "", ".x", "-p", "x.", "a+b", "é", "a b", "a\n", "a\0", "$(ls)", "x" * 65]
+)
 def test_a_run_is_a_name_and_no_path(folder, run):
-    refused("run is", setups.Surrogate.from_notebook, {"setup": "small", "run": run})
+    refused("run is .*: input should be a name", setups.Surrogate.from_notebook, {"setup": "small", "run": run})
 
 
-def test_a_file_elsewhere_may_not_take_the_name_of_a_setup(folder, tmp_path_factory):
-    file = tmp_path_factory.mktemp("elsewhere") / "small.yaml"
-    file.write_text("{}", encoding="utf8")
-    refused("has the name of one", setups.read, str(file))
+@pytest.mark.parametrize("run", ["mine", "_", "0", "A.b-c_2", "x" * 64])
+def test_names_of_runs(folder, run):
+    assert setups.Surrogate.from_notebook({"setup": "small", "run": run}).folder == run
+
+
+@pytest.mark.parametrize(
+    "setup", [None, 3, ["small"], "", "x" * 5000, "../small", "a\0", "x" * 5000 + ".yaml"], ids=shown
+)
+def test_a_setup_is_a_name_or_the_path_of_a_file(folder, setup):
+    refused("setup is .*expected a name", setups.Surrogate.from_notebook, {"setup": setup})
+
+
+def test_an_unknown_parameter_of_any_length_is_refused_in_a_short_sentence(folder):
+    with pytest.raises(BadInputError, match=r"parameter 'x+… is unknown to training") as error:
+        setups.Training.from_setup("small", {"x" * 5000: 3})
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("file", [*FILES, *EXAMPLES], ids=lambda file: file.stem)
+def test_the_setups_that_come_with_the_project_are_valid(file):
+    assert setups.read(str(file)).keys() <= {"seed", "threads", *setups.STAGES}
 
 
 def test_in_a_live_notebook_the_check_can_run_again(folder):

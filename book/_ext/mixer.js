@@ -4,12 +4,20 @@
   const REACH = 3; // of the sliders, in units of σ
   const PAIRS = 6; // that are listed
 
+  // All that an expression may hold: it becomes code.
+  const TOKENS = /\d+(?:\.\d*)?(?:e[-+]?\d+)?|(?:exp|log|pow|sin|cos)\(|(?:sigma|h)_\d{1,5}|[-+*\/(), ]/g;
+
+  function checked(expression) {
+    if (expression.replace(TOKENS, "")) throw new Error(`the mixer does not evaluate ${expression.slice(0, 40)}`);
+    return expression;
+  }
+
   // ĝ as a function of an array σ. Each layer is a list of expressions in what enters it.
   function compiled(layers, m) {
     const functions = layers.map((outputs, depth) => {
       const [letter, n] = depth ? ["h", layers[depth - 1].length] : ["sigma", m];
       const names = Array.from({ length: n }, (_, i) => `${letter}_${i + 1}`);
-      const body = `const {exp, log, pow, sin, cos} = Math; return [${outputs.join(",")}];`;
+      const body = `const {exp, log, pow, sin, cos} = Math; return [${outputs.map(checked).join(",")}];`;
       return new Function(...names, body);
     });
     return (sigma) => functions.reduce((values, layer) => layer(...values), sigma)[0];

@@ -13,6 +13,7 @@ from torch import Tensor
 from kanlib.errors import BadInputError
 from kanlib.kan.kan import KAN
 from kanlib.masks import Subset, subsets
+from kanlib.symbolic.grammar import check, plain
 from kanlib.symbolic.jets import FUNCTIONS, Jet, lifted, units
 from kanlib.symbolic.symbolic_kan import SymbolicKAN
 
@@ -36,7 +37,10 @@ def of_expression(
         BadInputError: ``max_order`` out of range, or ĝ has no finite derivative at 0.
     """
     index = subsets(len(symbols), max_order)
-    function = sympy.lambdify(symbols, expression, modules=[FUNCTIONS, "math"], cse=True)
+    # Names of a caller's symbols would be pasted into code.
+    named = sympy.symbols(f"sigma_1:{len(symbols) + 1}", real=True)
+    renamed = check(plain(expression.xreplace(dict(zip(symbols, named, strict=True)))))
+    function = sympy.lambdify(named, renamed, modules=[FUNCTIONS, "math"], cse=True)
     with np.errstate(all="ignore"):
         return index, _read(function(*units(len(symbols), max_order)), index)
 

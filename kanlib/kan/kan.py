@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kanlib.errors import BadInputError
 from kanlib.kan.splines import features
 from kanlib.kan.trees import tree_map
 from kanlib.store import Artifact
@@ -44,6 +45,10 @@ class KAN:
 
     def activations(self, x: Tensor) -> list[Tensor]:
         """What enters each layer, and last what leaves the last one before the bias: ``[E, width, N]`` each."""
+        if x.shape[-1] != self.widths[0]:
+            raise BadInputError(
+                f"masks have {x.shape[-1]} components, expected {self.widths[0]} as the KAN; ask it about its own."
+            )
         h = x.mT.expand(len(self.bias), *x.mT.shape[-2:])
         out = [h]
         for grid, coef in zip(self.grids, self.coefs, strict=True):
@@ -96,7 +101,25 @@ class KAN:
 
     @classmethod
     def read(cls, fitted: Artifact) -> "KAN":
-        """The KANs of what 02_surrogate wrote."""
+        """The KANs of what 02_surrogate wrote.
+
+        Raises:
+            BadInputError: its arrays are not those of KANs.
+        """
+        order = int(fitted.tensor("kan.order", (), torch.int64))
+        if order not in (3, 5):
+            raise fitted.wrong(f"kan.order is {order}, expected 3 or 5")
+        bias = fitted.tensor("kan.bias", (None,))
+        n_layers, width = sum(name.startswith("kan.coefs.") for name in fitted.content), None
+        for i in range(n_layers):
+            grid = fitted.tensor(f"kan.grids.{i}", (len(bias), width, None))
+            if grid.shape[-1] < 2 or not (grid.diff() > 0).all():
+                raise fitted.wrong(f"kan.grids.{i} holds points that do not rise")
+            last = 1 if i == n_layers - 1 else None
+            shape = (len(bias), last, grid.shape[1], grid.shape[2] + order)
+            width = fitted.tensor(f"kan.coefs.{i}", shape).shape[1]
+        if not n_layers or not len(bias):
+            raise fitted.wrong("it holds no KAN")
         return cls.from_tensors(fitted.part("kan."))
 
     def to(self, place: torch.device | torch.dtype) -> "KAN":

@@ -1,5 +1,6 @@
 """What answers to masks: a network, or the recording of one."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -10,12 +11,13 @@ import torch
 from torch import Tensor
 
 from kanlib import machine, store
-from kanlib.errors import BadInputError
+from kanlib.errors import BadInputError, shown
 from kanlib.networks import models
 from kanlib.networks.components import find
 from kanlib.networks.examples import choose_examples
 from kanlib.networks.outputs import centred
 from kanlib.networks.probe import Probe
+from kanlib.setup_files import name_of, stem
 from kanlib.setups import Perturbation
 
 FOLDER = store.ROOT / "data" / "responses"
@@ -78,7 +80,53 @@ def network(p: Perturbation) -> Answers:
 
 def path(setup: str) -> Path:
     """Where the frozen responses of a setup lie."""
-    return FOLDER / f"{Path(setup).stem}.safetensors"
+    return FOLDER / f"{name_of(setup)}.safetensors"
+
+
+def recorded(setup: str) -> store.Artifact:
+    """The frozen responses of a setup.
+
+    Raises:
+        BadInputError: nothing was recorded of it, or the file is damaged, is of another setup, or holds parts that
+            do not fit each other.
+    """
+    if not path(setup).exists():
+        raise BadInputError(
+            f"data/responses/{path(setup).name} is missing: no responses of {setup} were recorded; "
+            f"run make record SETUPS={setup}, or set source to live."
+        )
+    found = store.load(path(setup), kind="responses")
+    of = found.record["parameters"].get("setup")
+    if stem(of) != name_of(setup):
+        raise found.wrong(f"it was recorded of setup {shown(of)}, expected {name_of(setup)}")
+    examples, classes = found.said("examples", dict), found.said("classes", dict)
+    for name, at in examples.items():
+        if not (_EXAMPLE.fullmatch(name) and type(at) is int and at >= 0 and isinstance(classes.get(name), str)):
+            raise found.wrong(f"its record says {shown(at)} of example {name[:40]}")
+    components = found.said("components", list)
+    if not all(isinstance(name, str) for name in components):
+        raise found.wrong("its record names components by something else than text")
+    m = len(components)
+    for key, value in found.content.items():
+        _, _, what = key.rpartition("/")
+        if key.startswith("masks/"):
+            found.tensor(key, (None, m))
+        elif what in _FIXED:
+            found.tensor(key, *_FIXED[what])
+        else:
+            split, rows = ("reference", m) if what == "gradient" else (what, len(KEPT))
+            n = min(value.shape[-1] if value.ndim else 0, len(found.content.get(f"masks/{split}", ())))
+            found.tensor(key, (rows, n))
+    return found
+
+
+_EXAMPLE = re.compile(r"(reported|development)\.\d{1,6}")
+#: Shape and dtype of what a recording keeps of an example whatever its masks.
+_FIXED: dict[str, tuple[tuple[int | None], torch.dtype]] = {
+    "label": ((1,), torch.int64),
+    "clean": ((len(KEPT),), torch.float32),
+    "local": ((None,), torch.float64),
+}
 
 
 def compared(p: Perturbation, masks: Mapping[str, Tensor], responses: Mapping[str, Tensor]) -> str:
@@ -101,6 +149,10 @@ class Live:
 
     Attributes:
         probe: what is asked.
+
+    Raises:
+        BadInputError: as :func:`kanlib.networks.models.trained`, :func:`kanlib.networks.components.find`,
+            :func:`kanlib.networks.examples.choose_examples` and :meth:`kanlib.networks.probe.Probe.check`.
     """
 
     derivatives: bool = True
@@ -108,13 +160,13 @@ class Live:
     def __init__(self, p: Perturbation):
         self.made_from = p.load("model")
         device = machine.device(p.device)
-        model, data = models.trained(self.made_from, device)
+        model, data = models.trained(self.made_from, device, p.setup)
         self.components = find(model, p.components)
         self.positions = choose_examples(model, data, p)
         self.labels = data.test.labels[self.positions]
         self.label_names = [data.classes[k] for k in self.labels.tolist()]
         self.images: Tensor | None = data.test.read(self.positions)
-        self.accuracy = self.made_from.record["accuracy"]
+        self.accuracy: float = self.made_from.said("accuracy", float)
         self.device = device.type
         self.probe = Probe(
             model,
@@ -126,6 +178,7 @@ class Live:
             p.batch_size,
             p.precision,
         )
+        self.probe.check()
         self._max_order = min(p.derivative_order, len(self.components))
 
     @cached_property
@@ -165,12 +218,7 @@ class Frozen:
 
     def __init__(self, p: Perturbation):
         self._p = p
-        if not path(p.setup).exists():
-            raise BadInputError(
-                f"data/responses/{path(p.setup).name} is missing: no responses of {p.setup} were recorded; "
-                f"run make record SETUPS={p.setup}, or set source to live."
-            )
-        self.made_from = store.load(path(p.setup), kind="responses")
+        self.made_from = recorded(p.setup)
         have = self.made_from.record
         kept = [name for name in have["examples"] if name.startswith(f"{p.example_set}.")]
         kept.sort(key=lambda name: int(name.rpartition(".")[2]))
@@ -184,7 +232,9 @@ class Frozen:
         self.positions = torch.tensor([have["examples"][name] for name in self._examples])
         self.labels = self._stacked("label")[:, 0]
         self.label_names = [have["classes"][name] for name in self._examples]
-        self.gate_error, self.accuracy, self.device = have["gate_error"], have["accuracy"], have["device"]
+        self.gate_error: float = self.made_from.said("gate_error", float)
+        self.accuracy: float = self.made_from.said("accuracy", float)
+        self.device: str = self.made_from.said("device", str)
         recorded_of = (p.gate_site, p.output_function) == ("branch", "margin")
         self.derivatives = recorded_of and f"{kept[0]}/branch/local" in self.made_from.content
 
@@ -221,7 +271,13 @@ class Frozen:
         return gradients[..., : len(sigma)].mT
 
     def _stacked(self, key: str) -> Tensor:
-        return torch.stack([self.made_from[f"{name}/{key}"] for name in self._examples])
+        found = [self.made_from.content.get(f"{name}/{key}") for name in self._examples]
+        if any(one is None or one.shape != found[0].shape for one in found):
+            raise BadInputError(
+                f"{key} is not recorded of all examples of {self._p.setup}, expected a finished recording; "
+                f"run make record SETUPS={self._p.setup} again, or set source to live."
+            )
+        return torch.stack(found)
 
     def _read(self, kept: Tensor) -> Tensor:
         """The output function asked for ``[E, …]`` from those that were kept ``[E, 3, …]``."""

@@ -1,6 +1,5 @@
 """Components of a network and the gates that scale them."""
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -12,44 +11,12 @@ from torch.utils.hooks import RemovableHandle
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from kanlib.errors import BadInputError
+from kanlib.networks.outputs import answered
+from kanlib.networks.patterns import SLICED, find, n_parts, number, part, plain, projection
+
+__all__ = ["Gates", "Site", "find", "gated"]
 
 Site = Literal["branch", "output"]
-
-_SLICED = re.compile(r"(?P<module>.+)\[(?P<index>\*|\d+)\]")
-
-
-def find(model: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """Names of the components that match any pattern, in the order of ``model.named_modules()``.
-
-    A ``*`` stands for any characters within one level: ``layer*.*`` finds ``layer1.0`` but not
-    ``layer1.0.conv1``. ``[*]`` after it takes the module apart, and ``[3]`` is one of its parts:
-    ``layer4.1.conv2[*]`` are the filters of a convolution (the channels it puts out), ``blocks.*.attn[*]``
-    the heads of every attention.
-
-    Raises:
-        BadInputError: a pattern matches nothing, or takes apart what has no parts.
-    """
-    modules = [name for name, _ in model.named_modules() if name]
-    found: dict[str, set[int | None]] = {}
-    for pattern in patterns:
-        sliced = _SLICED.fullmatch(pattern)
-        whole = sliced["module"] if sliced else pattern
-        expression = re.compile(re.escape(whole).replace(r"\*", r"[^.]*"))
-        matches = [name for name in modules if expression.fullmatch(name)]
-        if not matches:
-            top = ", ".join(name for name in modules if name.count(".") <= whole.count("."))
-            raise BadInputError(f"components pattern {pattern} matches no module; at its level there are {top}.")
-        for name in matches:
-            parts: set[int | None] = {None}
-            if sliced:
-                n = _n_parts(model.get_submodule(name), name)
-                parts = set(range(n)) if sliced["index"] == "*" else {int(sliced["index"])}
-            found.setdefault(name, set()).update(parts)
-    return [
-        name if part is None else f"{name}[{part}]"
-        for name in modules
-        for part in sorted(found.get(name, ()), key=lambda part: -1 if part is None else part)
-    ]
 
 
 @contextmanager
@@ -72,16 +39,29 @@ def gated(model: nn.Module, components: Sequence[str], site: Site = "branch") ->
     """
     if len(set(components)) < len(components):
         twice = next(name for name in components if components.count(name) > 1)
-        raise BadInputError(f"component {twice} is listed twice; list it once.")
+        raise BadInputError(f"component {plain(twice)} is listed twice; list it once.")
     gates = Gates(model, components)
-    handles = []
+    handles: list[RemovableHandle] = []
     try:
         for group in gates.groups():
-            handles.append(gates.attach(*group, site))
+            handles += gates.attach(*group, site)
         yield gates
     finally:
         for handle in handles:
             handle.remove()
+
+
+class _Input:
+    """What a module is given, and a copy of it, as the module may work on it in place."""
+
+    def __init__(self, tensor: Tensor):
+        self.tensor, self._copy = tensor, tensor.clone()
+        self._version = None if tensor.is_inference() else tensor._version
+
+    def as_it_was(self) -> Tensor:
+        # The tensor itself wherever possible: autograd sums the gradients of a copy in another order.
+        changed = self._version is None or self.tensor._version != self._version
+        return self._copy if changed else self.tensor
 
 
 class Gates:
@@ -93,6 +73,8 @@ class Gates:
         self._masks: Tensor | Sequence[Tensor] | None = None
         self._n_masks = 0
         self._answered: set[int] = set()
+        self._inputs: dict[int, _Input] = {}
+        self._with_branch: set[int] = set()
         self._expands = False
 
     def __call__(self, x: Tensor, masks: Tensor | Sequence[Tensor]) -> Tensor:
@@ -102,28 +84,37 @@ class Gates:
             x: one example ``[1, ...]``, which all masks share: what comes before the first gate is then
                 computed once and the gate broadcasts it over the masks; or one example a mask ``[B, ...]``.
             masks: σ, on the device of ``x``, or its m columns ``[B]``; gradients flow through them.
+
+        Raises:
+            BadInputError: the forward pass fails, or a component cannot be gated in it.
         """
         self._n_masks = len(masks) if isinstance(masks, Tensor) else len(masks[0])
         if self._expands:
             x = x.expand(self._n_masks, *x.shape[1:])
         self._masks, self._answered = masks, set()
         try:
-            logits = self.model(x)
+            found: Any = answered(self.model, x, self._n_masks)
         finally:
             self._masks = None
+            self._inputs.clear()
         for j, name in enumerate(self._names):
             if j not in self._answered:
                 raise BadInputError(
-                    f"component {name} does not run in a forward pass of this model; leave it out."
+                    f"component {name} does not run in a forward pass of this model; leave it out, or gate the "
+                    "plain model if this one is traced or compiled."
                 )
-        return logits
+        if isinstance(found, Tensor) and found.ndim and len(found) == len(x) == 1 < self._n_masks:
+            raise BadInputError(
+                f"what the components put out does not reach the logits ({self._names[0]} …); choose others."
+            )
+        return found
 
     def groups(self) -> list[tuple[str, list[int], list[int] | None]]:
         """Modules to hook: name, columns of the masks and, unless it is gated as a whole, the parts' numbers."""
         parts: dict[str, tuple[list[int], list[int]]] = {}
         groups: list[tuple[str, list[int], list[int] | None]] = []
         for j, name in enumerate(self._names):
-            sliced = _SLICED.fullmatch(name)
+            sliced = SLICED.fullmatch(name)
             if not sliced:
                 groups.append((name, [j], None))
                 continue
@@ -132,19 +123,19 @@ class Gates:
                 groups.append((sliced["module"], *parts[sliced["module"]]))
             columns, numbers = parts[sliced["module"]]
             columns.append(j)
-            numbers.append(int(sliced["index"]))
+            numbers.append(number(sliced["index"]))
         return groups
 
-    def attach(self, name: str, columns: list[int], parts: list[int] | None, site: Site) -> RemovableHandle:
-        """Hook a module, as a whole or in parts, and return the handle that removes the hook."""
+    def attach(self, name: str, columns: list[int], parts: list[int] | None, site: Site) -> list[RemovableHandle]:
+        """Hook a module, as a whole or in parts, and return the handles that remove the hooks."""
         try:
             module = self.model.get_submodule(name)
         except AttributeError:
             raise BadInputError(
-                f"component {name} is not a module of this model; see model.named_modules()."
+                f"component {plain(name)} is not a module of this model; see model.named_modules()."
             ) from None
         if parts is not None:
-            return self._attach_parts(module, name, columns, parts)
+            return [self._attach_parts(module, name, columns, parts)]
         j = columns[0]
         parent, _, child = name.rpartition(".")
         if child == "downsample" and isinstance(self.model.get_submodule(parent), BasicBlock | Bottleneck):
@@ -152,22 +143,26 @@ class Gates:
             self._expands = True
         branch_end = {BasicBlock: "bn2", Bottleneck: "bn3"}.get(type(module))
         if site == "branch" and branch_end is None:
-            return module.register_forward_hook(lambda _, args, y: self._gate_difference(j, name, args[0], y))
+            return [
+                module.register_forward_pre_hook(
+                    lambda _, args, kwargs: self._keep(j, name, args, kwargs), with_kwargs=True
+                ),
+                module.register_forward_hook(lambda _, args, y: self._gate_difference(j, name, y)),
+            ]
         target = module.get_submodule(branch_end) if site == "branch" and branch_end else module
-        return target.register_forward_hook(lambda _, args, y: self._gate_output(j, name, y))
+        return [target.register_forward_hook(lambda _, args, y: self._gate_output(j, name, y))]
 
     def _attach_parts(self, module: nn.Module, name: str, columns: list[int], parts: list[int]) -> RemovableHandle:
-        n = _n_parts(module, name)
-        if max(parts) >= n:
-            raise BadInputError(f"component {name}[{max(parts)}] does not exist, expected 0 to {n - 1}.")
+        n = n_parts(module, name)
+        part(name, str(max(parts)), n)
         if isinstance(module, nn.MultiheadAttention):
             return module.register_forward_hook(
                 lambda attention, args, kwargs, y: self._gate_heads(attention, columns, parts, args, kwargs, y),
                 with_kwargs=True,
             )
-        if (projection := _projection(module)) is not None:
+        if (inner := projection(module)) is not None:
             # What the projection is given has the heads side by side.
-            return projection.register_forward_pre_hook(
+            return inner.register_forward_pre_hook(
                 lambda _, args: (
                     args if self._masks is None else (args[0] * self._gains(columns, parts, n, args[0]),)
                 )
@@ -184,18 +179,24 @@ class Gates:
             )
         return y if self._masks is None else y * (1 + self._column(j, y))
 
-    def _gate_difference(self, j: int, name: str, x: Tensor, y: Tensor) -> Tensor:
+    def _gate_difference(self, j: int, name: str, y: Tensor) -> Tensor:
+        if self._masks is None:
+            return y
+        given = self._inputs.pop(j)
+        x = given.as_it_was()
         if not isinstance(y, Tensor) or x.shape[1:] != y.shape[1:]:
             raise BadInputError(
                 f"component {name} changes the shape of its input, so it has no branch to gate; "
                 "set gate_site to output."
             )
-        if x.data_ptr() == y.data_ptr():
-            raise BadInputError(
-                f"component {name} hands its input on or changes it in place, so it has no branch to gate; "
-                "set gate_site to output."
-            )
-        return y if self._masks is None else y + self._column(j, y) * (y - x)
+        if y.data_ptr() == given.tensor.data_ptr() and j not in self._with_branch:
+            # Given the same memory back, only the values say whether it works in place or not at all.
+            if torch.equal(x, y):
+                raise BadInputError(
+                    f"component {name} hands its input on, so it has no branch to gate; set gate_site to output."
+                )
+            self._with_branch.add(j)
+        return y + self._column(j, y) * (y - x)
 
     def _gate_heads(self, attention, columns, parts, args, kwargs, output) -> tuple:
         """``y + Σ_h σ_h W_h head_h``: torch's attention never shows its heads, so they are computed again."""
@@ -218,12 +219,26 @@ class Gates:
         change = heads * (self._gains(columns, parts, h, heads) - 1)
         return (output[0] + F.linear(change, attention.out_proj.weight), *output[1:])
 
+    def _keep(self, j: int, name: str, args: tuple, kwargs: dict) -> None:
+        """Keep what a module is given for as long as it runs: it may work on it in place."""
+        if self._masks is None:
+            return
+        given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        if not given:
+            raise BadInputError(f"component {name} is given no tensor, so it has no branch to gate; leave it out.")
+        self._inputs[j] = _Input(given[0])
+
     def _column(self, j: int, like: Tensor) -> Tensor:
         self._answer([j], like)
         return self._taken([j]).to(like.dtype).view(-1, *[1] * (like.ndim - 1))
 
     def _gains(self, columns: list[int], parts: list[int], n: int, like: Tensor, axis: int = -1) -> Tensor:
         """``1 + σ`` along ``axis`` of ``like``, where its ``n`` parts lie side by side; 1 for those not gated."""
+        if like.shape[axis] % n:
+            raise BadInputError(
+                f"component {self._names[columns[0]]} works on {like.shape[axis]} channels, expected a multiple "
+                f"of its {n} parts; gate the module as a whole."
+            )
         self._answer(columns, like)
         where = torch.tensor(parts, device=like.device)
         gains = like.new_ones(self._n_masks, n).index_add(1, where, self._taken(columns).to(like.dtype))
@@ -250,21 +265,3 @@ class Gates:
                 "mask: its first dimension is not the batch; leave it out."
             )
         self._answered.update(columns)
-
-
-def _projection(module: nn.Module) -> nn.Linear | None:
-    """That of an attention in timm's manner, which has its heads side by side before it; ``None`` for all else."""
-    projection = getattr(module, "proj", None)
-    return projection if hasattr(module, "num_heads") and isinstance(projection, nn.Linear) else None
-
-
-def _n_parts(module: nn.Module, name: str) -> int:
-    if isinstance(module, nn.MultiheadAttention) or _projection(module) is not None:
-        return int(getattr(module, "num_heads"))  # noqa: B009 (torch takes every attribute for a tensor)
-    n = getattr(module, "out_channels", getattr(module, "out_features", None))
-    if n is None:
-        raise BadInputError(
-            f"component {name} is a {type(module).__name__}, which has neither filters nor heads; "
-            "expected a convolution, a linear layer or an attention."
-        )
-    return n

@@ -1,11 +1,12 @@
-"""Mixed partial derivatives of a network's output by backward passes through backward passes."""
+"""Derivatives of a network's output in its masks, by backward passes and backward passes through these."""
 
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from kanlib.errors import BadInputError
+from kanlib.errors import BadInputError, cause
+from kanlib.machine import enough_memory
 from kanlib.masks import Subset
 
 
@@ -23,26 +24,43 @@ def partials(
         of: the components that ``value`` was differentiated by already.
 
     Raises:
-        BadInputError: autograd cannot differentiate it so often.
+        BadInputError: autograd cannot differentiate it so often, or memory runs out.
     """
     later = range(of[-1] + 1 if of else 0, len(sigma))
     if not later:
         return
-    asked = [sigma[j] for j in later]
-    try:
-        # What is linear in its masks has no graph left to go back through.
-        slopes: Sequence[Tensor | None] = (
-            torch.autograd.grad(value.sum(), asked, create_graph=order > 1, retain_graph=True, allow_unused=True)
-            if value.requires_grad
-            else [None] * len(asked)
-        )
-    except RuntimeError as error:
-        raise BadInputError(
-            f"the network cannot be differentiated in its masks to order {len(of) + 1} "
-            f"({str(error).splitlines()[0]}); lower max_order."
-        ) from error
-    for j, found in zip(later, slopes, strict=True):
-        slope = torch.zeros_like(value) if found is None else found
+    # What is linear in its masks has no graph left to go back through.
+    found: Sequence[Tensor | None] = [None] * len(later)
+    if value.requires_grad:
+        found = slopes(value, [sigma[j] for j in later], len(of) + 1, "lower max_order", again=order > 1)
+    for j, one in zip(later, found, strict=True):
+        slope = torch.zeros_like(value) if one is None else one
         yield (*of, j), slope.detach()
         if order > 1:
             yield from partials(slope, sigma, order - 1, (*of, j))
+
+
+def slopes(
+    value: Tensor, sigma: Sequence[Tensor], order: int, remedy: str, *, again: bool = False
+) -> Sequence[Tensor | None]:
+    """``∂ Σ value / ∂σ_j`` of each tensor of ``sigma``, in its shape; ``None`` where there is no dependence.
+
+    Args:
+        value: ``[E]``.
+        sigma: what it was computed from.
+        order: of this derivative, for the sentence.
+        remedy: what to do where it cannot be taken.
+        again: whether it is to be differentiated in its turn.
+
+    Raises:
+        BadInputError: autograd cannot differentiate the network, or memory runs out.
+    """
+    try:
+        with enough_memory(len(value)):
+            return torch.autograd.grad(
+                value.sum(), list(sigma), create_graph=again, retain_graph=again or order > 1, allow_unused=True
+            )
+    except RuntimeError as error:
+        raise BadInputError(
+            f"the network cannot be differentiated in its masks to order {order} ({cause(error)}); {remedy}."
+        ) from error

@@ -1,24 +1,24 @@
 """Labelled images: scikit-learn's digits, torchvision's data sets, or any folder."""
 
-import csv
-import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torchvision
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from kanlib import store
-from kanlib.errors import BadInputError, nearest
+from kanlib.errors import BadInputError, cause, shown
+from kanlib.machine import room_for
+from kanlib.networks import datasets, folders, tables
+from kanlib.networks.folders import USED, Files, Found, counted, some
+from kanlib.networks.pictures import named, there
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -41,19 +41,20 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Images:
-    """A labelled data set; one that is only to be explained has no training split."""
+    """A labelled data set; one that is only to be explained has no training split.
+
+    Attributes:
+        train: what a classifier is fitted to.
+        test: what is explained.
+        classes: their names, in the order of the labels.
+        notes: what one might not expect of the data, a sentence each: what was left out, and which classes and
+            splits lack a picture or are not used.
+    """
 
     train: Labelled | None
     test: Labelled
     classes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Files:
-    """Images still to be decoded: what opens each, and their labels."""
-
-    open: Sequence[Callable[[], Image.Image]]
-    labels: Tensor
+    notes: tuple[str, ...] = ()
 
 
 def read(
@@ -63,40 +64,55 @@ def read(
 
     Args:
         data: ``digits``; ``torchvision/<name>``, looked up in the folder of :func:`folder`, where a folder
-            ``<name>`` with a ``labels.csv`` goes before torchvision's own files; or the path of a folder.
-        size: side in pixels to which images are resized where there is no ``transform``.
+            ``<name>`` with a ``labels.csv`` goes before torchvision's own files; or the path of a folder
+            (:func:`kanlib.networks.tables.listed`, :func:`kanlib.networks.folders.find`).
+        size: side in pixels, from 1 on, to which images are resized where there is no ``transform``.
         seed: of the split of the digits.
-        transform: from an image to what the classifier takes, as it comes with trained weights. ``None``:
-            standardised, each channel by mean and standard deviation of the training split, as a classifier
-            that is trained here expects.
+        transform: from an image, RGB and upright (:func:`kanlib.networks.pictures.rgb`), to what the classifier
+            takes, as it comes with trained weights. ``None``: standardised, each channel by mean and standard
+            deviation of the training split, as a classifier that is trained here expects.
         download: whether torchvision may fetch what is not there.
 
     Raises:
-        BadInputError: no such data set or folder, files that are missing or cannot be read, no training split
-            to standardise by, a label out of range.
+        BadInputError: no such size, data set or folder, files that are missing or cannot be read, no training
+            split to standardise by, a label out of range, images that no memory holds. What is wrong with an
+            image, or with what the transform makes of it, is raised where it is read.
     """
     if data == "digits":
         return digits(size, seed)
     source, _, name = data.partition("/")
-    if source == "torchvision" and not (folder() / name / "labels.csv").is_file():
-        splits, classes = _torchvision(name, download)
+    if source == "torchvision" and not there(folder() / name / "labels.csv"):
+        found = datasets.read(name, folder(), download=download)
     else:
-        splits, classes = _folder(folder() / name if source == "torchvision" else Path(data))
+        found = _in_folder(data, folder() / name if source == "torchvision" else Path(data))
+    splits, classes = found.splits, found.classes
+    notes = found.notes
+    if found.others:
+        notes += (f"Splits that are not used: {_sizes(found.others)}.",)
+    there_are = _sizes({split: len(files.labels) for split, files in splits.items()} | found.others)
     if "test" not in splits:
-        raise BadInputError(f"data {data} has no split test; name one in labels.csv or as a subfolder.")
+        raise BadInputError(
+            f"data {named(data)} has no split test, only {there_are}; name one in labels.csv or as a subfolder."
+        )
     if transform is not None:
         as_asked = {split: Labelled(files.labels, _decoded(files, transform)) for split, files in splits.items()}
-        return Images(as_asked.get("train"), as_asked["test"], classes)
+        return Images(as_asked.get("train"), as_asked["test"], classes, notes)
     if "train" not in splits:
-        raise BadInputError(f"data {data} has no split train, by which its images are standardised; set weights.")
-    train, test = (_pixels(splits[split], size) for split in ("train", "test"))
-    scaled = train.flatten(2).double()
-    mean, std = (v[:, None, None].float() for v in (scaled.mean((0, 2)), scaled.std((0, 2), correction=0)))
+        raise BadInputError(
+            f"data {named(data)} has no split train, by which its images are standardised, only {there_are}; add "
+            "one, or set weights."
+        )
+    # Three channels as fp32, and once more as fp64 while mean and deviation are measured.
+    _room(
+        36, sum(len(splits[split].labels) for split in USED), size, "images", "set image_size lower, or take fewer"
+    )
+    train, test = (_pixels(splits[split], size) for split in USED)
+    mean, std = _moments(train)
     seen, unseen = (
-        Labelled(splits[name].labels, ((x - mean) / std).__getitem__)
+        Labelled(splits[name].labels, _standardised(x, mean, std))
         for name, x in (("train", train), ("test", test))
     )
-    return Images(seen, unseen, classes)
+    return Images(seen, unseen, classes, notes)
 
 
 def folder() -> Path:
@@ -112,6 +128,8 @@ def digits(size: int, seed: int) -> Images:
     Source: Alpaydin and Kaynak (1998), as shipped with scikit-learn.
     """
     raw = load_digits()
+    n = len(raw.target)
+    _room(4, n, size, "digits", "set image_size lower")
     x_train, x_test, y_train, y_test = train_test_split(
         raw.images, raw.target, test_size=0.2, random_state=seed, stratify=raw.target
     )
@@ -127,111 +145,101 @@ def digits(size: int, seed: int) -> Images:
     )
 
 
-def _torchvision(name: str, download: bool) -> tuple[dict[str, _Files], tuple[str, ...]]:
-    kind: Any = getattr(torchvision.datasets, name, None)
-    if not inspect.isclass(getattr(torchvision.datasets, name, None)):
-        raise BadInputError(
-            f"data torchvision/{name} is unknown; did you mean torchvision/{nearest(name, _datasets())}?"
-        )
-    accepted = inspect.signature(kind).parameters
-    which: dict[str, dict[str, Any]]
-    if "train" in accepted:
-        which = {"train": {"train": True}, "test": {"train": False}}
-    else:
-        which = {"train": {"split": "train"}, "test": {"split": "val" if name.startswith("Image") else "test"}}
-    if "download" in accepted:
-        which = {split: chosen | {"download": download} for split, chosen in which.items()}
-    splits = {}
-    for split, chosen in which.items():
-        try:
-            images: Any = kind(folder(), **chosen)
-        except (RuntimeError, OSError) as error:
-            raise BadInputError(
-                f"data torchvision/{name} cannot be read from {folder()} ({str(error).splitlines()[0]}); "
-                "put it there, set KANLIB_DATA, or set download to true."
-            ) from error
-        labels = next(getattr(images, a) for a in ("targets", "labels", "_labels") if hasattr(images, a))
-        openers = [lambda i=i, images=images: images[i][0] for i in range(len(images))]
-        splits[split] = _Files(openers, torch.as_tensor(labels).long())
-    names = getattr(
-        images, "classes", range(int(labels.max()) + 1 if torch.is_tensor(labels) else max(labels) + 1)
-    )
-    return splits, tuple(c[0] if isinstance(c, tuple) else str(c) for c in names)
+def _room(n_bytes: int, n: int, size: int, what: str, remedy: str) -> None:
+    """Refuse a size that is none, and images that no memory holds at so many bytes a pixel."""
+    if size < 1:
+        raise BadInputError(f"image_size is {shown(size)}, expected 1 or more; set it higher.")
+    room_for(n_bytes * n * size**2, f"{n:,} {what} of {size} × {size} pixels", remedy)
 
 
-def _datasets() -> list[str]:
-    return [name for name, kind in vars(torchvision.datasets).items() if inspect.isclass(kind)]
+def _sizes(splits: dict[str, int]) -> str:
+    return some([f"{split} ({counted(n, 'picture', 'pictures')})" for split, n in splits.items()])
 
 
-def _folder(path: Path) -> tuple[dict[str, _Files], tuple[str, ...]]:
-    if not path.is_dir():
-        raise BadInputError(
-            f"data {path} is no folder, expected digits, torchvision/<name> or a folder of images."
-        )
-    if (path / "labels.csv").is_file():
-        return _listed(path / "labels.csv")
-    splits = {split: path / split for split in ("train", "test") if (path / split).is_dir()} or {"test": path}
+def _in_folder(data: str, path: Path) -> Found:
+    table = path / "labels.csv"
+    if there(table):
+        return tables.listed(table)
     try:
-        found = {split: torchvision.datasets.ImageFolder(root) for split, root in splits.items()}
-    except FileNotFoundError as error:
+        is_folder = bool(data) and path.is_dir()
+    except (OSError, ValueError):
+        is_folder = False
+    if not is_folder:
         raise BadInputError(
-            f"{path} has neither a labels.csv nor a subfolder with images for each class ({error}); add one."
+            f"data {named(data)} is no folder, expected digits, torchvision/<name> or a folder of images."
+        )
+    if os.path.lexists(table):
+        raise BadInputError(f"{named(table)} is no regular file, expected a table of pictures; replace it.")
+    return folders.find(path)
+
+
+def _decoded(files: Files, transform: Transform) -> Callable[[Tensor], Tensor]:
+    """Positions ``[k]`` → the images there as the transform leaves them, ``[k, 3, H, W]``."""
+    name = named(getattr(transform, "__qualname__", type(transform).__name__))
+
+    def read(positions: Tensor) -> Tensor:
+        images = [_transformed(transform, name, files.open[i]()) for i in positions.tolist()]
+        for image in images:
+            if image.shape != images[0].shape:
+                raise BadInputError(
+                    f"the transform {name} leaves images at {list(images[0].shape)} and {list(image.shape)}, "
+                    "expected one size; resize or crop them in it."
+                )
+        return torch.stack(images).float()
+
+    return read
+
+
+def _transformed(transform: Transform, name: str, image: Image.Image) -> Tensor:
+    try:
+        x = transform(image)
+    # A transform is anybody's code, which may raise anything.
+    except Exception as error:
+        raise BadInputError(
+            f"the transform {name} fails on an image of {image.width} × {image.height} pixels ({cause(error)}); "
+            "mend it."
         ) from error
-    classes = tuple(found["test"].classes)
-    return {
-        split: _Files([_opener(Path(f)) for f, _ in images.samples], torch.tensor(images.targets))
-        for split, images in found.items()
-    }, classes
+    if not isinstance(x, Tensor):
+        found = f"a {type(x).__name__}"
+    elif x.layout != torch.strided or x.is_meta:
+        found = f"a tensor that is {x.layout} on {x.device}"
+    elif x.ndim != 3 or len(x) != 3 or not x.numel() or not x.is_floating_point():
+        found = f"{list(x.shape)} of {x.dtype}"
+    elif not x.isfinite().all():
+        found = "values that are not finite"
+    else:
+        return x
+    raise BadInputError(
+        f"the transform {name} makes {found} of an image, expected [3, H, W] of finite floating numbers; mend it."
+    )
 
 
-def _listed(table: Path) -> tuple[dict[str, _Files], tuple[str, ...]]:
-    """What a ``labels.csv`` lists: columns ``file``, ``class_index`` and, if any, ``class_name`` and ``split``."""
-    with table.open(encoding="utf8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or not {"file", "class_index"} <= rows[0].keys():
-        raise BadInputError(
-            f"{table} has {', '.join(rows[0]) if rows else 'no rows'}, expected the columns file and class_index."
-        )
-    for row in rows:
-        if not row["class_index"].isdecimal():
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel, ``[3, 1, 1]``, fp32."""
+    whole = x.flatten(2).double()
+    mean, std = whole.mean((0, 2)), whole.std((0, 2), correction=0)
+    return mean[:, None, None].float(), std[:, None, None].float()
+
+
+def _standardised(x: Tensor, mean: Tensor, std: Tensor) -> Callable[[Tensor], Tensor]:
+    """Positions ``[k]`` → the images there, each channel less its mean and over its deviation."""
+    whole = (x - mean) / std
+
+    def read(positions: Tensor) -> Tensor:
+        if not std.all():
             raise BadInputError(
-                f"{table} gives {row['file']} the class_index {row['class_index']}, expected 0, 1, 2 …; mend it."
+                "the training images have one value everywhere in a channel, by which nothing can be "
+                "standardised; take other data, or set weights."
             )
-    named = {int(row["class_index"]): row.get("class_name") or row["class_index"] for row in rows}
-    classes = tuple(named.get(k, str(k)) for k in range(max(named) + 1))
-    splits: dict[str, list] = {}
-    for row in rows:
-        splits.setdefault(row.get("split") or "test", []).append(row)
-    return {
-        split: _Files(
-            [_opener(table.parent / row["file"]) for row in members],
-            torch.tensor([int(row["class_index"]) for row in members]),
-        )
-        for split, members in splits.items()
-    }, classes
+        return whole[positions]
+
+    return read
 
 
-def _opener(file: Path) -> Callable[[], Image.Image]:
-    def opened() -> Image.Image:
-        try:
-            return Image.open(file).convert("RGB")
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            raise BadInputError(
-                f"{file} is not a readable image ({error}); replace it or leave it out."
-            ) from error
-
-    return opened
-
-
-def _decoded(files: _Files, transform: Transform) -> Callable[[Tensor], Tensor]:
-    return lambda positions: torch.stack([transform(files.open[i]().convert("RGB")) for i in positions.tolist()])
-
-
-def _pixels(files: _Files, size: int) -> Tensor:
+def _pixels(files: Files, size: int) -> Tensor:
     """All images ``[n, 3, size, size]``, fp32 from 0 to 1."""
 
     def array(image: Image.Image) -> np.ndarray:
-        image = image.convert("RGB")
         return np.asarray(image if image.size == (size, size) else image.resize((size, size)))
 
     whole = np.stack([array(opened()) for opened in files.open])

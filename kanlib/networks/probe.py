@@ -1,5 +1,6 @@
 """Algorithm 1, the asking: a network with its components and examples, and how its output answers to masks."""
 
+import math
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -10,11 +11,13 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from kanlib.machine import Precision, enough_memory, in_precision
+from kanlib.errors import BadInputError, cause
+from kanlib.machine import Precision, enough_memory, generator, in_precision, room_for
 from kanlib.masks import subsets
 from kanlib.networks.components import Site, gated
-from kanlib.networks.derivatives import partials
-from kanlib.networks.outputs import OUTPUT_FUNCTIONS, centred
+from kanlib.networks.derivatives import partials, slopes
+from kanlib.networks.outputs import OUTPUT_FUNCTIONS, answered, centred, logits_of
+from kanlib.networks.soundness import apart, mixing, random_layers, tolerance
 
 
 @dataclass(frozen=True)
@@ -46,16 +49,71 @@ class Probe:
         return replace(self, x=self.x[examples], labels=self.labels[examples])
 
     def double(self) -> "Probe":
-        """The same in float64, of a copy of the model."""
-        return replace(self, model=deepcopy(self.model).double(), x=self.x.double())
+        """The same in float64, of a copy of the model.
+
+        Raises:
+            BadInputError: the model cannot be copied.
+        """
+        try:
+            model = deepcopy(self.model).double()
+        # A network's own attributes are copied by their own code.
+        except Exception as error:
+            raise BadInputError(
+                f"the network cannot be copied to float64 ({cause(error)}), which exact derivatives need; "
+                "let it keep tensors and modules only."
+            ) from error
+        return replace(self, model=model, x=self.x.double())
 
     def gate_error(self) -> float:
         """The largest difference that gates at σ = 0 make to a logit of the first example; 0 if they work."""
-        x = self.x[:1].expand(self.batch_size, *self.x.shape[1:])
+        x = self._batch(self.batch_size)
         with gated(self.model, self.components, self.site) as gates, torch.inference_mode():
-            gated_logits, logits = gates(x, x.new_zeros(self.batch_size, len(self.components))), self.model(x)
-        # Equal infinities are equal, though their difference is no number.
-        return 0.0 if torch.equal(gated_logits, logits) else float((gated_logits - logits).abs().max())
+            found = gates(x, x.new_zeros(len(x), len(self.components))), answered(self.model, x, len(x))
+        return apart(*(logits_of(logits, len(x)) for logits in found))
+
+    def check(self) -> None:
+        """Refuse a network whose responses would not be its own, by a few forward passes of the first example.
+
+        Raises:
+            BadInputError: the same input gives other logits each time; or a mask's logits depend on the other
+                masks of its batch; or gates at σ = 0 change the logits; or they are no logits ``[B, classes]``
+                that the output function can be read from.
+        """
+        size = max(2, self.batch_size)
+        with torch.inference_mode(), in_precision(self.precision, self.x.device):
+            self._check_repeated(size)
+            self._check_alone(size)
+        if error := self.gate_error():
+            raise BadInputError(
+                f"gates at σ = 0 change a logit by {error:.2g}, expected 0 to the bit; look for values that are "
+                "not finite inside the network, or choose other components."
+            )
+
+    def _check_repeated(self, size: int) -> None:
+        x, label = self._batch(size), self.labels[:1].expand(size)
+        once, again = (
+            logits_of(answered(self.model, x, size), size, label, [self.output_function]) for _ in range(2)
+        )
+        if (moved := apart(once, again)) > tolerance(once):
+            raise BadInputError(
+                f"the network gives logits that differ by {moved:.2g} when it is asked the same twice"
+                f"{random_layers(self.model)}; switch off what is random, and let no module override train or "
+                "eval."
+            )
+
+    def _check_alone(self, size: int) -> None:
+        drawn = torch.randn(size, len(self.components), generator=generator(0, "check")).to(self.x)
+        odd = torch.arange(size, device=self.x.device) % 2 == 1
+        with gated(self.model, self.components, self.site) as gates:
+            # The rows of one parity keep a mask of zeros while those of the other are given masks.
+            masks = [torch.zeros_like(drawn), *(drawn.masked_fill(kept[:, None], 0) for kept in (odd, ~odd))]
+            rest, even_moved, odd_moved = (logits_of(gates(self.x[:1], some), size) for some in masks)
+        moved = max(apart(rest[odd], even_moved[odd]), apart(rest[~odd], odd_moved[~odd]))
+        if moved > tolerance(rest):
+            raise BadInputError(
+                f"the logits of a mask differ by {moved:.2g} with the other masks of its batch"
+                f"{mixing(self.model)}; let the network treat each image alone, as in evaluation mode."
+            )
 
     def responses(self, sigma: Tensor, progress: str | None = "responses") -> tuple[Tensor, Tensor]:
         """Centred responses ``Δf(z, σ) = f(z, σ) − f(z, 0)`` (equation 1) of every example to every mask.
@@ -93,10 +151,12 @@ class Probe:
             ``[F, E, N]`` and ``[F, E]``, fp32, on the CPU.
 
         Raises:
-            BadInputError: the device runs out of memory.
+            BadInputError: memory does not suffice, the forward pass fails or gives no logits that the functions
+                can be read from.
         """
         n, m = sigma.shape
         x, size = self.x, self.batch_size
+        self._room((len(functions) * len(x) + m) * (n + size), f"responses to {n} masks in batches of {size}")
         batches = F.pad(sigma, (0, 0, 0, -n % size)).view(-(-n // size), size, m).to(x.device)
         out = torch.empty(len(functions), len(x), batches.shape[0] * size)
         clean = torch.empty(len(functions), len(x))
@@ -110,7 +170,7 @@ class Probe:
             for e in range(len(x)):
                 example, label = x[e : e + 1], self.labels[e].expand(size)
                 for b, batch in enumerate([batches.new_zeros(size, m), *batches]):
-                    logits = gates(example, batch)
+                    logits = logits_of(gates(example, batch), size, label, functions)
                     read = torch.stack([OUTPUT_FUNCTIONS[name](logits, label) for name in functions])
                     if b == 0:
                         clean[:, e] = read[:, 0]
@@ -127,8 +187,11 @@ class Probe:
         Args:
             sigma: masks ``[N, m]``.
             progress: what the bar is called; ``None``: there is none.
+
+        Raises:
+            BadInputError: as :meth:`outputs`, or the network cannot be differentiated in its masks.
         """
-        read = OUTPUT_FUNCTIONS[self.output_function]
+        self._room(len(self.x) * sigma.numel(), f"gradients at {len(sigma)} masks")
         out = self.x.new_empty(len(self.x), *sigma.shape, device="cpu")
         bar = tqdm(
             total=len(self.x) * len(sigma), desc=progress, unit="mask", mininterval=1, disable=progress is None
@@ -142,8 +205,9 @@ class Probe:
                 rows = []
                 for batch in sigma.to(self.x).split(self.batch_size):
                     at = batch.clone().requires_grad_(True)
-                    value = read(gates(self.x[e : e + 1], at), self.labels[e].expand(len(at))).sum()
-                    rows.append(torch.autograd.grad(value, at)[0].cpu())
+                    value = self._value(gates(self.x[e : e + 1], at), self.labels[e].expand(len(at)))
+                    (slope,) = slopes(value, [at], 1, "set n_reference to 0, or mend the network")
+                    rows.append((torch.zeros_like(at) if slope is None else slope).cpu())
                     bar.update(len(at))
                 out[e] = torch.cat(rows)
         return out
@@ -168,8 +232,11 @@ class Probe:
         Raises:
             BadInputError: ``max_order`` out of range, the network cannot be differentiated, or memory runs out.
         """
-        index, double = subsets(len(self.components), max_order), self.double()
-        read = OUTPUT_FUNCTIONS[self.output_function]
+        m = len(self.components)
+        n_subsets = sum(math.comb(m, r) for r in range(1, min(max_order, m, 4) + 1))
+        # Of each subset there is a tensor of its own, half a kilobyte, before there is one of all.
+        self._room(2 * (len(self.x) + 64) * n_subsets, f"derivatives up to order {max_order}")
+        index, double = subsets(m, max_order), self.double()
         rows = []
         batches = list(zip(double.x.split(examples_at_once), self.labels.split(examples_at_once), strict=True))
         with (
@@ -180,6 +247,30 @@ class Probe:
                 # A tensor for each component: a backward pass then ends at the first gate that it is asked about.
                 sigma = [examples.new_zeros(len(examples), requires_grad=True) for _ in self.components]
                 with enough_memory(examples_at_once):
-                    found = dict(partials(read(gates(examples, sigma), label), sigma, max_order))
+                    value = self._value(gates(examples, sigma), label)
+                    found = dict(partials(value, sigma, max_order))
                 rows.append(torch.stack([found[subset] for subset in index], 1).cpu())
         return torch.cat(rows)
+
+    def _value(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The output function, to be differentiated in the masks."""
+        name = self.output_function
+        value = OUTPUT_FUNCTIONS[name](logits_of(logits, len(labels), labels, [name]), labels)
+        if not value.requires_grad:
+            raise BadInputError(
+                "the network cuts the gradient between its components and its logits (no_grad, detach), expected "
+                "one that can be differentiated; mend its forward pass."
+            )
+        return value
+
+    def _batch(self, size: int) -> Tensor:
+        """The first example ``size`` times."""
+        self._room(size * self.x[0].numel(), f"batches of {size} images")
+        return self.x[:1].expand(size, *self.x.shape[1:])
+
+    def _room(self, n_numbers: int, what: str) -> None:
+        room_for(
+            n_numbers * self.x.element_size(),
+            f"{what} ({len(self.x)} examples, {len(self.components)} components)",
+            "lower the number of masks (n_fit and the like), n_examples, batch_size or the order of derivatives",
+        )

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from kanlib import machine, store
-from kanlib.errors import BadInputError
+from kanlib import files, machine, store
+from kanlib.errors import BadInputError, spoken
 from kanlib.masks import ablations, gaussian, one_at_a_time, subsets
 from kanlib.networks import models
-from kanlib.networks.answers import KEPT, path
+from kanlib.networks.answers import KEPT, path, recorded
 from kanlib.networks.components import Site, find
 from kanlib.networks.examples import choose_examples
 from kanlib.networks.images import Images
@@ -38,13 +38,14 @@ def record(setup: str) -> Path:
         The file, complete.
 
     Raises:
-        BadInputError: no model, or the file there was recorded from another one or with other knobs.
+        BadInputError: no model, one that :meth:`kanlib.networks.probe.Probe.check` refuses, or the file there was
+            recorded from another one or with other knobs.
     """
     p, gating = Recording.from_setup(setup), Perturbation.from_setup(setup)
     torch.set_num_threads(p.threads)
     weights = Training.from_setup(setup).load("model")
     device = machine.device(p.device)
-    model, data = models.trained(weights, device)
+    model, data = models.trained(weights, device, setup)
     names = find(model, gating.components)
     masks = _masks(p, gating, len(names))
     examples = _examples(model, data, p, gating)
@@ -52,6 +53,9 @@ def record(setup: str) -> Path:
         name: Probe(model, names, x.to(device), label.to(device), batch_size=p.batch_size)
         for name, (_, x, label) in examples.items()
     }
+    first = next(iter(probes.values()))
+    for site in dict.fromkeys(site for site, _ in masks):
+        replace(first, site=site).check()
     determined: dict[str, Any] = {
         "components": names,
         "examples": {name: int(at) for name, (at, _, _) in examples.items()},
@@ -61,14 +65,14 @@ def record(setup: str) -> Path:
         "batch_size": p.batch_size,
     }
     target = path(setup)
-    content = _resumed(target, determined)
+    content = _resumed(setup, determined)
     asked = {f"masks/{split}": sigma for (site, split), sigma in masks.items() if site == "branch"}
     # What was recorded stays, with its masks, where fewer are asked for now.
     content |= {key: sigma for key, sigma in asked.items() if len(sigma) > len(content.get(key, ()))}
     content |= {f"{name}/label": label for name, (_, _, label) in examples.items()}
     happened: dict[str, Any] = {
         "accuracy": weights.record["accuracy"],
-        "gate_error": next(iter(probes.values())).gate_error(),
+        "gate_error": first.gate_error(),
         "classes": {name: data.classes[int(label)] for name, (_, _, label) in examples.items()},
         "device": device.type,
     }
@@ -149,16 +153,17 @@ def _examples(model: nn.Module, data: Images, p: Recording, gating: Perturbation
     return found
 
 
-def _resumed(target: Path, determined: dict) -> dict[str, Tensor]:
+def _resumed(setup: str, determined: dict) -> dict[str, Tensor]:
+    target = path(setup)
     if not target.exists():
         return {}
-    before = store.load(target, kind="responses")
+    before = recorded(setup)
     for kind, value in determined.items():
-        if kind not in ("examples", "images") and before.record[kind] != value:
+        if kind not in ("examples", "images") and before.said(kind, type(value)) != value:
             raise BadInputError(
                 f"{target.relative_to(store.ROOT)} was recorded with other {kind}; move it away to record anew."
             )
-        for name, one in before.record[kind].items() if kind in ("examples", "images") else ():
+        for name, one in before.said(kind, dict).items() if kind in ("examples", "images") else ():
             if value.get(name, one) != one:
                 raise BadInputError(
                     f"{target.relative_to(store.ROOT)} holds another image as {name}; move it away to record anew."
@@ -167,5 +172,6 @@ def _resumed(target: Path, determined: dict) -> dict[str, Tensor]:
 
 
 if __name__ == "__main__":
-    for _name in sys.argv[1:]:
-        record(_name)
+    with spoken(), files.alone(store.ARTIFACTS):
+        for _name in sys.argv[1:]:
+            record(_name)

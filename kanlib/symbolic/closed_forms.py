@@ -5,7 +5,6 @@ evaluated, differentiated and refitted together. The additive constant stands ap
 the edge leads to, which needs one only, whatever the number of its edges.
 """
 
-import ast
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,12 +14,14 @@ import sympy
 import torch
 from torch import Tensor
 
-from kanlib.errors import BadInputError
+from kanlib.errors import BadInputError, shown
+from kanlib.symbolic.grammar import FUNCTIONS, check, parse, plain
 
 X = sympy.Symbol("x", real=True)
-_NAMES = {"Add", "Mul", "Pow", "Integer", "Rational", "exp", "sin", "cos", "tanh", "log"}
-_TORCH = {name: getattr(torch, name) for name in ("exp", "sin", "cos", "tanh", "log", "sqrt")}
+_TORCH = {name: getattr(torch, name) for name in (*FUNCTIONS, "sqrt")}
 _TORCH["softplus"] = lambda z: torch.logaddexp(z, torch.zeros_like(z))
+_MOST_CONSTANTS = 1000
+_LARGEST = 1e308
 _FINITE_POINTS = 1001  # at which a form is proven finite, twice over
 
 
@@ -55,9 +56,11 @@ class ClosedForm:
             BadInputError: it holds another symbol, a function without a name here, or a constant that is not a
                 finite real number.
         """
-        expression = sympy.sympify(expression)
-        _check(expression)
-        expression = expression.xreplace({c: c.evalf() for c in expression.atoms(sympy.NumberSymbol)})
+        expression = check(plain(sympy.sympify(expression)))
+        if expression.free_symbols - {X}:
+            raise BadInputError(
+                f"a closed form holds {expression.free_symbols - {X}}, expected x alone; name it x."
+            )
         offset, rest = expression.as_independent(X, as_Add=True)
         values: list[float] = []
 
@@ -100,7 +103,9 @@ class ClosedForm:
 
     def values(self, x: Tensor) -> Tensor:
         """The function at points ``x``, any shape (fp64)."""
-        out = compiled(self.template, len(self.constants))(x.double(), *self.constants)
+        # As tensors: functions of torch refuse numbers, and a root of a negative one would be complex.
+        given = torch.tensor(self.constants, dtype=torch.float64).unbind()
+        out = compiled(self.template, len(self.constants))(x.double(), *given)
         return torch.as_tensor(out, dtype=torch.float64).expand(x.shape) + self.offset
 
     def finite(self, low: float, high: float) -> bool:
@@ -134,16 +139,49 @@ class ClosedForm:
 
     @classmethod
     def from_json(cls, value: dict) -> "ClosedForm":
-        """Read :meth:`to_json`; nothing is evaluated but constructors of numbers and known functions."""
-        return cls(parse(value["template"]), tuple(value["constants"]), *(value[k] for k in _MEASURED))
+        """Read :meth:`to_json`; nothing is evaluated but constructors of numbers and known functions.
+
+        Raises:
+            BadInputError: it is something else.
+        """
+        match value:
+            case {
+                "template": str(text),
+                "constants": list(given),
+                "offset": offset,
+                "r2": r2,
+                "misfit": misfit,
+            } if len(given) <= _MOST_CONSTANTS:
+                template = parse(text)
+                held = [int(symbol.name[2:]) for symbol in template.free_symbols - {X}]
+                if not all(k < len(given) for k in held):
+                    raise BadInputError(
+                        f"a stored form has {len(given)} constants and names c_{max(held)}, expected as many as "
+                        "it names; run 03_symbolic again."
+                    )
+                measured = (None if v is None else number(v) for v in (r2, misfit))
+                return cls(template, tuple(map(number, given)), number(offset), *measured)
+        raise BadInputError(
+            f"a stored form is {shown(value)}, expected its template, constants, offset, r2 and misfit; "
+            "run 03_symbolic again."
+        )
 
 
-_MEASURED = ("offset", "r2", "misfit")
+def number(value: object) -> float:
+    """A finite number of a stored form.
+
+    Raises:
+        BadInputError: it is something else.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST:
+        return float(value)
+    raise BadInputError(f"a stored form holds {shown(value)}, expected a finite number; run 03_symbolic again.")
 
 
 @lru_cache(maxsize=4096)
 def compiled(template: sympy.Expr, n_constants: int):
     """``f(x, c_0, c_1, …)`` on torch tensors that broadcast against each other, differentiable."""
+    check(template)
     # log(1 + exp(z)) as written overflows, and so does its derivative.
     z = sympy.Wild("z")
     safe = template.replace(sympy.log(1 + sympy.exp(z)), sympy.Function("softplus")(z))
@@ -168,52 +206,3 @@ def _guarded(template: sympy.Expr) -> list[tuple[sympy.Expr, bool]]:
     powers = [(p.base, float(p.exp)) for p in template.atoms(sympy.Pow) if p.base.has(X)]
     found = [(base, power.is_integer()) for base, power in powers if power < 0 or not power.is_integer()]
     return found + [(f.args[0], False) for f in template.atoms(sympy.log) if f.has(X)]
-
-
-def _check(expression: sympy.Expr) -> None:
-    for node in sympy.preorder_traversal(expression):
-        name = type(node).__name__
-        known = (
-            node == X
-            or (node.is_number and not node.args and node.is_finite and node.is_real)
-            or (node.args and name in _NAMES and not (name == "Pow" and node.exp.has(X)))
-        )
-        if not known:
-            raise BadInputError(
-                f"a closed form holds {str(node)[:40]}, expected x, finite real constants, and sums, "
-                "products, constant powers, exp, log, sin, cos and tanh of them; leave the form out."
-            )
-
-
-def parse(text: str) -> sympy.Expr:
-    """The expression of a ``sympy.srepr`` string, read without evaluating code.
-
-    Raises:
-        BadInputError: the text holds anything but numbers, symbols and the functions this module writes.
-    """
-
-    def build(node: ast.AST):
-        match node:
-            case ast.Expression(body=body):
-                return build(body)
-            # Text reaches only the two that take it literally: sympy evaluates what other constructors are given.
-            case ast.Call(
-                func=ast.Name(id="Symbol" | "Float" as name),
-                args=[ast.Constant(value=str() as value)],
-                keywords=keywords,
-            ):
-                return getattr(sympy, name)(value, **{str(k.arg): build(k.value) for k in keywords})
-            case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _NAMES:
-                return getattr(sympy, name)(*map(build, args))
-            case ast.Constant(value=int() as value):
-                return value
-            case ast.UnaryOp(op=ast.USub(), operand=operand):
-                return -build(operand)
-        raise TypeError(ast.unparse(node))
-
-    try:
-        return build(ast.parse(text, mode="eval"))
-    except (SyntaxError, TypeError, ValueError, AttributeError) as error:
-        raise BadInputError(
-            f"a stored expression begins {text[:40]!r}, expected sympy constructors; run 03_symbolic again."
-        ) from error

@@ -14,7 +14,6 @@ from typing import Any, Protocol
 import numpy as np
 import sympy
 import torch
-from sympy.parsing.sympy_parser import convert_xor, parse_expr, standard_transformations
 from tqdm import tqdm
 
 from kanlib.errors import BadInputError
@@ -22,6 +21,7 @@ from kanlib.machine import generator
 from kanlib.symbolic import library
 from kanlib.symbolic.closed_forms import ClosedForm, X
 from kanlib.symbolic.edges import Edges
+from kanlib.symbolic.grammar import infix
 
 _PYKAN = ["x", "x^2", "x^3", "x^4", "1/x", "1/x^2", "sqrt", "exp", "log", "sin", "tanh", "gaussian"]
 
@@ -171,7 +171,7 @@ def _operon(evaluations: int, seed: int) -> Search:
         scale = max(float(np.abs(y).max()), 1e-300)
         model.fit(x[:, None], y / scale)
         for found in model.pareto_front_:
-            yield scale * _read(model.get_model_string(found["tree"], 17), "X1")
+            yield scale * infix(model.get_model_string(found["tree"], 17), "X1")
 
     return search
 
@@ -234,11 +234,6 @@ BACKENDS: dict[str, Any] = {
 
 def _seed(seed: int, edge: int) -> int:
     return int(torch.randint(2**31, (), generator=generator(seed, "closed forms", edge)))
-
-
-def _read(text: str, name: str) -> sympy.Expr:
-    transformations = (*standard_transformations, convert_xor)
-    return parse_expr(text, local_dict={name: X}, transformations=transformations)
 
 
 def _julia() -> bool:

@@ -15,6 +15,7 @@ import sympy
 
 from kanlib.masks import subsets
 from kanlib.symbolic.closed_forms import X, constants
+from kanlib.symbolic.grammar import check
 
 _HIGHEST = 4  # order
 
@@ -84,7 +85,7 @@ def units(m: int, max_order: int) -> list[Jet]:
 @cache
 def lifted(template: sympy.Expr, n_constants: int) -> Callable:
     """``f(x, c_0, c_1, …)`` where x may be a :class:`Jet`."""
-    return sympy.lambdify([X, *constants(n_constants)], template, modules=[FUNCTIONS, "math"], cse=True)
+    return sympy.lambdify([X, *constants(n_constants)], check(template), modules=[FUNCTIONS, "math"], cse=True)
 
 
 @cache

@@ -7,6 +7,7 @@ import torch
 from sympy.printing.printer import Printer
 
 from kanlib.symbolic.closed_forms import X
+from kanlib.symbolic.grammar import check
 from kanlib.symbolic.symbolic_kan import SymbolicKAN
 
 
@@ -52,8 +53,11 @@ def vega(expression: sympy.Expr) -> str:
     """The expression in Vega's language, its symbols as variables: what a live chart computes.
 
     Numbers are written so that they are read back exactly.
+
+    Raises:
+        BadInputError: it holds what :func:`kanlib.symbolic.grammar.check` does not allow.
     """
-    return _Vega().doprint(expression)
+    return _Vega().doprint(check(expression))
 
 
 def _rounded(value: sympy.Float, digits: int) -> sympy.Number:
@@ -77,9 +81,6 @@ def _terms(symbolic: SymbolicKAN, layer: int, digits: int, masks: torch.Tensor |
 
 class _Vega(Printer):
     """Vega has JavaScript's operators and functions of its own for the rest."""
-
-    def emptyPrinter(self, expr: sympy.Expr) -> str:  # noqa: N802 (sympy's name)
-        raise TypeError(f"Vega has no {type(expr).__name__}")
 
     def _print_Symbol(self, expr: sympy.Symbol) -> str:  # noqa: N802
         return expr.name

@@ -10,9 +10,13 @@ import sympy
 import torch
 from torch import Tensor
 
+from kanlib.errors import BadInputError, shown
 from kanlib.kan.kan import KAN
 from kanlib.store import Artifact
-from kanlib.symbolic.closed_forms import ClosedForm, X, compiled, length
+from kanlib.symbolic.closed_forms import ClosedForm, X, compiled, length, number
+
+_MOST_LAYERS = 10
+_MOST_EDGES = 10**6
 
 
 @dataclass(frozen=True)
@@ -101,14 +105,49 @@ class SymbolicKAN:
 
     @classmethod
     def from_json(cls, value: dict) -> "SymbolicKAN":
-        """Read :meth:`to_json`."""
-        forms = [[[ClosedForm.from_json(form) for form in row] for row in layer] for layer in value["edges"]]
-        return cls(forms, value["biases"])
+        """Read :meth:`to_json`.
+
+        Raises:
+            BadInputError: it is something else, or its layers do not fit each other.
+        """
+        match value:
+            case {"edges": [*layers], "biases": [*biases]} if _chained(layers, biases):
+                forms = [[[ClosedForm.from_json(form) for form in row] for row in layer] for layer in layers]
+                return cls(forms, [[number(bias) for bias in layer] for layer in biases])
+        raise BadInputError(
+            f"a stored symbolic KAN is {shown(value)}, expected edges and biases of layers that lead to one "
+            "output; run 03_symbolic again."
+        )
 
     @classmethod
     def read(cls, closed: Artifact, which: str) -> list["SymbolicKAN"]:
-        """Those of what 03_symbolic wrote, an example each: the ``faithful`` or the ``short`` ones."""
-        return [cls.from_json(value) for value in closed[which]]
+        """Those of what 03_symbolic wrote, an example each: the ``faithful`` or the ``short`` ones.
+
+        Raises:
+            BadInputError: it holds none, or some that are not of one shape.
+        """
+        stored = closed.content.get(which) if isinstance(closed.content, dict) else None
+        if not (isinstance(stored, list) and stored):
+            raise closed.wrong(f"{which} is {shown(stored)}, expected a symbolic KAN an example")
+        found = [cls.from_json(value) for value in stored]
+        if len({tuple(map(len, one.forms)) for one in found}) > 1:
+            raise closed.wrong(f"the symbolic KANs of {which} differ in shape")
+        return found
+
+
+def _chained(layers: list, biases: list) -> bool:
+    """Whether stored layers are rows of rows that chain, with a bias a node, and end in one output."""
+    if not (0 < len(layers) == len(biases) <= _MOST_LAYERS):
+        return False
+    rows = [row for layer in layers if isinstance(layer, list) for row in layer]
+    if not all(isinstance(part, list) and part for part in [*layers, *biases, *rows]):
+        return False
+    outs = [len(layer[0]) for layer in layers]
+    return (
+        all(len(row) == n for layer, n in zip(layers, outs, strict=True) for row in layer)
+        and outs == [*map(len, layers[1:]), 1] == [*map(len, biases)]
+        and sum(map(len, rows)) <= _MOST_EDGES
+    )
 
 
 def edge_table(symbolic: Sequence[SymbolicKAN]) -> pd.DataFrame:
@@ -242,6 +281,11 @@ class Batch:
 
     def _activations(self, masks: Tensor, given: Callable[[_Place], Tensor]) -> list[Tensor]:
         """The same with the constants at each place of ``[E, P]`` that ``given`` answers with."""
+        m = len(self.symbolic[0].forms[0])
+        if masks.shape[-1] != m:
+            raise BadInputError(
+                f"masks have {masks.shape[-1]} components, expected {m} as the closed form; ask it about its own."
+            )
         h = masks.double().mT.expand(len(self.symbolic), *masks.mT.shape[-2:])
         out = [h]
         like = self.symbolic[0]

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from kanlib.errors import BadInputError
 from kanlib.kan.kan import KAN, averaged, weighted_sums
 from kanlib.kan.splines import features
 from kanlib.store import Artifact
@@ -83,10 +84,41 @@ def test_a_kan_is_restored_from_its_tensors(shape):
 
 
 def test_a_kan_is_read_from_what_was_fitted():
-    net, x = some_kan(SHAPES[2]), randn(20, 3, seed=5)
+    net, x = some_kan(SHAPES[2], dtype=torch.float32), randn(20, 3, seed=5, dtype=torch.float32)
     content = {f"kan.{name}": value for name, value in net.to_tensors().items()}
     read = KAN.read(Artifact(content | {"linear.weights": torch.ones(2)}, {}, ""))
     assert torch.equal(read(x), net(x))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda c: c.clear(), r"kan\.order is missing"),
+        (lambda c: c.update({"kan.order": torch.tensor(10**9)}), r"kan\.order is 1000000000, expected 3 or 5"),
+        (lambda c: c.update({"kan.order": torch.tensor(3.0)}), r"kan\.order is \(\) of torch\.float32"),
+        (lambda c: c.pop("kan.bias"), r"kan\.bias is missing"),
+        (lambda c: c.update({"kan.bias": torch.ones(2).double()}), r"kan\.bias is \(2\) of torch\.float64"),
+        (lambda c: c.update({"kan.bias": torch.ones(3)}), r"kan\.grids\.0 is .*expected \(3, any, any\)"),
+        (lambda c: c.pop("kan.grids.1"), r"kan\.grids\.1 is missing"),
+        (lambda c: c.pop("kan.coefs.0"), r"kan\.coefs\.0 is missing"),
+        (lambda c: c.update({"kan.coefs.9": torch.ones(1)}), r"expected \(2, any, 3, 8\)|is missing"),
+        (lambda c: c.update({"kan.coefs.1": c["kan.coefs.1"][:, [0, 0]]}), r"kan\.coefs\.1 .*expected \(2, 1, 3"),
+        (lambda c: c.update({"kan.grids.1": c["kan.grids.1"][:, :2]}), r"kan\.grids\.1 .*expected \(2, 3, any\)"),
+        (lambda c: c["kan.grids.0"].zero_(), r"kan\.grids\.0 holds points that do not rise"),
+        (lambda c: [c.pop(k) for k in [*c] if "s." in k], "it holds no KAN"),
+    ],
+)
+def test_what_is_no_kan_is_refused(change, sentence):
+    net = some_kan((3, 3, 1), dtype=torch.float32)
+    content = {f"kan.{name}": value for name, value in net.to_tensors().items()}
+    change(content)
+    with pytest.raises(BadInputError, match=sentence):
+        KAN.read(Artifact(content, {}, ""))
+
+
+def test_masks_of_other_components_are_refused():
+    with pytest.raises(BadInputError, match="masks have 4 components, expected 3 as the KAN"):
+        some_kan((3, 1))(randn(5, 4))
 
 
 def test_a_kan_in_another_precision_is_the_same_to_rounding():

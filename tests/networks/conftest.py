@@ -77,3 +77,21 @@ def files_of_recording():
 def rewrite(place):
     """Writes the setup anew with changes to its sections."""
     return lambda **changes: _write(place, **changes)
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A user's own file with two factories, digits as a folder beside it, and weights."""
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n\n\n"
+        "def plain(n_classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, n_classes))\n\n\n"
+        "def with_transform(n_classes):\n"
+        "    from torchvision.transforms.functional import resize, to_tensor\n\n"
+        "    return plain(n_classes), lambda image: to_tensor(resize(image, (8, 8)))\n\n\n"
+        "def none(n_classes):\n"
+        "    return n_classes\n",
+        encoding="utf8",
+    )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

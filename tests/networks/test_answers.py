@@ -9,6 +9,7 @@ from kanlib.masks import gaussian
 from kanlib.networks import answers
 from kanlib.networks.outputs import OUTPUT_FUNCTIONS
 from kanlib.setups import Perturbation
+from tests.networks.conftest import MODEL
 
 
 def knobs(**changes):
@@ -104,3 +105,20 @@ def test_a_lower_precision_has_a_small_error(recorded):
     errors = [answers.network(knobs(run="r", precision=kind)).precision_error(sigma) for kind in ("fp32", "bf16")]
     assert errors[0] == 0
     assert 0 < errors[1] < 0.1
+
+
+def test_a_network_whose_answers_are_not_its_own_is_not_asked(place):
+    left_on = MODEL.replace("nn.GELU()", "On()")
+    on = "class On(nn.Module):\n    def forward(self, x):\n        return nn.functional.dropout(x, 0.5, True)\n\n"
+    (place / "mine.py").write_text(left_on.replace("def made", on + "def made"), encoding="utf8")
+    with pytest.raises(BadInputError, match="when it is asked the same twice"):
+        answers.network(knobs(run="r", n_examples=1))
+
+
+def test_a_model_whose_record_does_not_say_its_accuracy_is_refused(place):
+    p = knobs(run="r")
+    model = p.load("model")
+    path = store.path("small", "model")
+    store.save(path, model.content, kind="model", parameters=model.record["parameters"], inputs={})
+    with pytest.raises(BadInputError, match="its record says NoneType of accuracy, expected float"):
+        answers.network(p)

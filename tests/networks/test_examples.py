@@ -124,3 +124,45 @@ def test_named_examples_are_taken_as_they_are(classified):
 def test_named_examples_beyond_the_split_or_named_twice_are_refused(classified, positions):
     with pytest.raises(BadInputError, match="expected different positions from 0 to 199"):
         chosen(classified, examples=positions)
+
+
+@pytest.mark.parametrize("positions", [[10**30, 1], list(range(100_000)), [7] * 5000])
+def test_many_or_huge_positions_are_not_said_in_full(classified, positions):
+    with pytest.raises(BadInputError, match="expected different positions from 0 to 199") as caught:
+        choose_examples(*classified[:2], asked().model_copy(update={"examples": positions}))
+    assert len(str(caught.value)) < 200
+
+
+def test_a_long_class_is_not_said_in_full(classified):
+    with pytest.raises(BadInputError, match=r"only_class be\\nbe\\n.* did you mean bee\?") as caught:
+        choose_examples(*classified[:2], asked().model_copy(update={"only_class": "be\n" * 5000}))
+    assert len(str(caught.value)) < 300
+
+
+def test_margins_that_are_no_numbers_are_refused_by_position(classified):
+    _, data, _ = classified
+    logits = data.test.read(torch.arange(200))
+    at = int(chosen(classified, n_examples=3)[1])
+    logits[at] = torch.inf
+    infinite = Images(None, Labelled(data.test.labels, logits.__getitem__), data.classes)
+    with pytest.raises(BadInputError, match=rf"margin of test image {at} is no number \(nan\)"):
+        choose_examples(nn.Threshold(-9, -9), infinite, asked(n_examples=3))
+
+
+def test_a_label_without_a_logit_is_refused(classified):
+    model, data, _ = classified
+    beyond = Images(None, Labelled(data.test.labels + 1, data.test.read), (*data.classes, "dog"))
+    with pytest.raises(BadInputError, match="has label 3, but the network has logits for 0 to 2"):
+        choose_examples(model, beyond, asked())
+
+
+@pytest.mark.parametrize("choose", ["correct", "misclassified", "smallest_margin", "any"])
+def test_one_logit_says_nothing_of_who_is_right(classified, choose):
+    _, data, _ = classified
+    one = Images(None, Labelled(0 * data.test.labels, data.test.read), ("ant",))
+    model = nn.Linear(3, 1)
+    if choose == "any":
+        assert len(choose_examples(model, one, asked(choose=choose, n_examples=3))) == 3
+        return
+    with pytest.raises(BadInputError, match=r"margin compares .* gives 1 an image.* choose to any"):
+        choose_examples(model, one, asked(choose=choose))

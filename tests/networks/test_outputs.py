@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from kanlib.errors import BadInputError
-from kanlib.networks.outputs import OUTPUT_FUNCTIONS, centred, margin
+from kanlib.networks.outputs import OUTPUT_FUNCTIONS, answered, centred, logits_of, margin
 
 
 def test_output_functions_are_what_they_say():
@@ -48,3 +49,91 @@ def test_an_output_that_is_not_finite_is_refused_by_example_and_mask(value):
     out[1, 2] = value
     with pytest.raises(BadInputError, match=r"response of example 2 to mask 3 is .*, expected a finite number"):
         centred(out, torch.zeros(2))
+
+
+class Answer(nn.Module):
+    """Answers to anything with what it was given, or raises it."""
+
+    def __init__(self, found):
+        super().__init__()
+        self.found = found
+
+    def forward(self, x):
+        if isinstance(self.found, BaseException):
+            raise self.found
+        return self.found
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (AssertionError("Input height (32) doesn't match model (224)."), r"\(AssertionError: Input height \(32\)"),
+        (ValueError("Expected more than 1 value per channel"), r"\(ValueError: Expected more than 1 value"),
+        (KeyError("x" * 5000), r"\(KeyError: 'xxx.*…\)"),
+        (SystemExit(3), r"\(SystemExit: 3\)"),
+    ],
+)
+def test_a_network_that_fails_is_said_with_its_cause_and_what_to_set(error, sentence):
+    with pytest.raises(
+        BadInputError, match=rf"fails on images of shape \[2, 3\] {sentence}.*; set image_size"
+    ) as caught:
+        answered(Answer(error), torch.zeros(2, 3), 2)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_a_network_that_runs_out_of_memory_asks_for_a_smaller_batch(error):
+    with pytest.raises(BadInputError, match="ran out of memory with batch_size 8; set batch_size to 4"):
+        answered(Answer(error), torch.zeros(8, 3), 8)
+
+
+def test_a_sentence_of_ours_comes_through_a_network_as_it_is():
+    with pytest.raises(BadInputError, match=r"^mine$"):
+        answered(Answer(BadInputError("mine")), torch.zeros(2, 3), 2)
+
+
+def test_images_stay_as_they_are_where_a_network_works_on_them():
+    x = torch.ones(2, 3)
+    assert torch.equal(answered(nn.ReLU(inplace=True), -x, 2), torch.zeros(2, 3))
+    assert torch.equal(answered(nn.Hardtanh(2, 3, inplace=True), x, 2), 2 * x)
+    assert torch.equal(x, torch.ones(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("found", "what"),
+    [
+        ((torch.zeros(4, 3), None), "tuple"),
+        ({"logits": torch.zeros(4, 3)}, "dict"),
+        (None, "NoneType"),
+        (torch.zeros(4, 3, 8, 8), r"\[4, 3, 8, 8\] of torch\.float32"),
+        (torch.zeros(3), r"\[3\] of torch\.float32"),
+        (torch.zeros(()), r"\[\] of torch\.float32"),
+        (torch.zeros(5, 3), r"\[5, 3\] of torch\.float32"),
+        (torch.zeros(4, 3).long(), r"\[4, 3\] of torch\.int64"),
+        (torch.zeros(4, 3).cfloat(), r"\[4, 3\] of torch\.complex64"),
+    ],
+)
+def test_what_is_no_logits_is_refused(found, what):
+    sentence = rf"puts out {what} for 4 images, expected floating logits \[4, classes\]; let the factory return"
+    with pytest.raises(BadInputError, match=sentence):
+        logits_of(found, 4)
+
+
+def test_logits_come_through_as_they_are():
+    found = torch.zeros(4, 3, dtype=torch.bfloat16)
+    assert logits_of(found, 4, torch.tensor([0, 2, 1, 0]), list(OUTPUT_FUNCTIONS)) is found
+
+
+@pytest.mark.parametrize("name", [name for name in OUTPUT_FUNCTIONS if name != "logit"])
+def test_one_logit_is_compared_with_nothing(name):
+    with pytest.raises(BadInputError, match=rf"{name} compares .* gives 1 an image.*output_function to logit"):
+        logits_of(torch.zeros(4, 1), 4, torch.zeros(4).long(), ["logit", name])
+    assert logits_of(torch.zeros(4, 1), 4, torch.zeros(4).long(), ["logit"]).shape == (4, 1)
+
+
+@pytest.mark.parametrize(("label", "classes"), [(3, 3), (-1, 3), (0, 0)])
+def test_a_label_without_a_logit_is_refused(label, classes):
+    with pytest.raises(
+        BadInputError, match=rf"has label {label}, but the network has logits for 0 to {classes - 1}"
+    ):
+        logits_of(torch.zeros(2, classes), 2, torch.tensor([0, label]), ["logit"])

@@ -1,4 +1,5 @@
 import copy
+import threading
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,8 @@ from torch import nn
 
 from kanlib.errors import BadInputError
 from kanlib.masks import subsets
-from kanlib.networks.components import gated
+from kanlib.networks.components import find, gated
+from kanlib.networks.models import classifier
 from kanlib.networks.outputs import OUTPUT_FUNCTIONS
 from kanlib.networks.probe import Probe
 
@@ -286,3 +288,169 @@ def test_examples_may_come_in_parts(smooth):
     x, labels = torch.randn(3, 4, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 2, 1])
     asked = Probe(smooth, LAYERS, x, labels)
     torch.testing.assert_close(asked.local_derivatives(examples_at_once=1), asked.local_derivatives())
+
+
+class Left(nn.Module):
+    """A part of a network that evaluation mode does not reach."""
+
+    def __init__(self, *layers):
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def train(self, mode=True):
+        return self
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+class Function(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def counted():
+    """A function that says something else each time, without a random number."""
+    calls = []
+    return lambda x: x + len(calls.append(None) or calls)
+
+
+def with_layer(layer, n_classes=3):
+    """Asks of two convolutions with a layer of that kind between them, in evaluation mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        convolutions = [nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)]
+        end = [nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, n_classes)]
+        model = nn.Sequential(convolutions[0], layer, convolutions[1], *end).eval()
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    return Probe(model, ["0", "2"], x, torch.tensor([0, 0]), site="output", batch_size=5)
+
+
+@pytest.mark.parametrize(
+    ("layer", "sentence"),
+    [
+        (Left(nn.Dropout(0.5)), r"asked the same twice \(random: 1\.layers\.0\); switch off"),
+        (Left(nn.Sequential(nn.Identity(), nn.FeatureAlphaDropout(0.5))), r"random: 1\.layers\.0\.1\)"),
+        (Function(lambda x: nn.functional.dropout(x, 0.5, training=True)), "asked the same twice; switch off"),
+        (Function(counted()), "asked the same twice; switch off"),
+        (Left(nn.BatchNorm2d(4)), r"other masks of its batch \(statistics of the batch: 1\.layers\.0\)"),
+        (nn.BatchNorm2d(4, track_running_stats=False), r"\(statistics of the batch: 1\)"),
+        (Function(lambda x: x - x.mean(0)), "other masks of its batch; let the network treat each image alone"),
+        (Function(lambda x: x + x[:1]), "other masks of its batch; "),
+        (Function(lambda x: x + x[-1:]), "other masks of its batch; "),
+    ],
+)
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_a_network_whose_answers_are_not_its_own_is_refused_by_the_cause(layer, sentence, batch_size):
+    with pytest.raises(BadInputError, match=sentence):
+        replace(with_layer(layer), batch_size=batch_size).check()
+
+
+def test_gates_that_change_what_they_should_not_are_refused():
+    # What is infinite inside is no number under a gate, though the logits of the network are finite.
+    layer = nn.Sequential(Function(lambda x: x.abs() / 0), Function(lambda x: x.clamp(0, 1)))
+    probe = replace(with_layer(layer), components=["1.0"], site="branch")
+    with pytest.raises(BadInputError, match=r"gates at σ = 0 change a logit by inf, expected 0"):
+        probe.check()
+
+
+@both_sites
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_sound_network_is_accepted_and_left_as_it_is(resnet, probe, site, precision):
+    before = {name: value.clone() for name, value in resnet.state_dict().items()}
+    replace(probe, site=site, precision=precision).check()
+    assert all(torch.equal(value, before[name]) for name, value in resnet.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in resnet.modules())
+
+
+@both_sites
+def test_a_mask_answers_to_the_bit_whatever_its_batch(resnet, probe, monkeypatch, site):
+    monkeypatch.setattr("kanlib.networks.probe.tolerance", lambda logits: 0.0)
+    replace(probe, site=site).check()
+    model = classifier("timm/deit_tiny_patch16_224", 10)[0].eval()
+    image = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    Probe(model, find(model, ["blocks.*"]), image, LABELS[:1], site, batch_size=2).check()
+
+
+def test_checking_leaves_the_global_rng(probe, same_global_rng):
+    probe.check()
+
+
+@pytest.mark.parametrize("name", [name for name in OUTPUT_FUNCTIONS if name != "logit"])
+def test_a_network_of_one_logit_has_nothing_but_its_logit(sigma, name):
+    probe = replace(with_layer(nn.Identity(), n_classes=1), output_function=name)
+    sentence = rf"{name} compares .* gives 1 an image"
+    for ask in (probe.check, lambda: probe.responses(sigma[:, :2]), lambda: probe.gradients(sigma[:, :2])):
+        with pytest.raises(BadInputError, match=sentence):
+            ask()
+    with pytest.raises(BadInputError, match=sentence):
+        probe.local_derivatives()
+    asked = replace(probe, output_function="logit")
+    asked.check()
+    assert (asked.responses(sigma[:, :2])[0] != 0).any()
+
+
+def test_labels_beyond_the_logits_are_refused(sigma):
+    probe = replace(with_layer(nn.Identity()), labels=torch.tensor([0, 3]))
+    with pytest.raises(BadInputError, match="has label 3, but the network has logits for 0 to 2"):
+        probe.responses(sigma[:, :2])
+
+
+@pytest.mark.parametrize(
+    ("end", "what"),
+    [
+        (lambda y: (y, y), "tuple"),
+        (lambda y: {"logits": y}, "dict"),
+        (lambda y: y[:, :, None, None], r"\[5, 3, 1, 1\]"),
+        (lambda y: y[:2], r"\[2, 3\]"),
+        (lambda y: y.argmax(1), r"\[5\] of torch\.int64"),
+    ],
+)
+def test_a_network_that_gives_no_logits_is_refused(sigma, end, what):
+    probe = with_layer(nn.Identity())
+    probe = replace(probe, model=nn.Sequential(*probe.model, Function(end)))
+    for ask in (probe.check, probe.gate_error, lambda: probe.responses(sigma[:, :2])):
+        with pytest.raises(BadInputError, match=f"puts out {what}.* let the factory return"):
+            ask()
+
+
+@pytest.mark.parametrize("ask", ["gradients", "local_derivatives"])
+def test_a_network_that_cuts_its_gradient_has_no_derivatives(sigma, ask):
+    probe = with_layer(nn.Identity())
+    probe = replace(probe, model=nn.Sequential(*probe.model, Function(torch.Tensor.detach)))
+    with pytest.raises(BadInputError, match=r"cuts the gradient between its components and its logits"):
+        probe.gradients(sigma[:, :2]) if ask == "gradients" else probe.local_derivatives()
+
+
+def test_gradients_of_a_network_that_works_in_place_are_refused():
+    model, x = TwoLayers(lambda y: (s := y.sigmoid()) + s.mul_(2)).eval(), torch.ones(1, 2)
+    probe = Probe(model, ["a", "b"], x, torch.tensor([0]), site="output")
+    with pytest.raises(BadInputError, match=r"differentiated in its masks to order 1 .*set n_reference to 0"):
+        probe.gradients(torch.zeros(2, 2))
+
+
+def test_a_network_that_cannot_be_copied_has_no_exact_derivatives():
+    probe = with_layer(nn.Identity())
+    probe.model.lock = threading.Lock()
+    with pytest.raises(BadInputError, match=r"cannot be copied to float64 \(TypeError: cannot pickle"):
+        probe.local_derivatives()
+
+
+@pytest.mark.parametrize("ask", ["responses", "gradients", "local_derivatives", "check"])
+def test_what_memory_cannot_hold_is_refused_before_it_is_computed(probe, sigma, monkeypatch, ask):
+    monkeypatch.setattr("kanlib.machine.memory", lambda: 100)
+    monkeypatch.setattr(probe.model, "forward", None)
+    given = () if ask in ("local_derivatives", "check") else (sigma,)
+    with pytest.raises(BadInputError, match=r"examples, 5 components\) take .* lower the number of masks"):
+        getattr(probe, ask)(*given)
+
+
+def test_derivatives_over_thousands_of_parts_are_refused_before_they_are_listed():
+    model = nn.Sequential(nn.Linear(2, 4096), nn.Linear(4096, 2)).eval()
+    probe = Probe(model, find(model, ["0[*]"]), torch.ones(1, 2), torch.tensor([0]))
+    with pytest.raises(BadInputError, match=r"derivatives up to order 4 .*and the memory here is"):
+        probe.local_derivatives(4)

@@ -6,6 +6,7 @@ import sympy
 import torch
 import vl_convert
 
+from kanlib.errors import BadInputError
 from kanlib.symbolic.closed_forms import X
 from kanlib.symbolic.notation import html, latex, latex_lines, latex_whole, vega
 from tests.helpers import symbolic_kan
@@ -52,8 +53,9 @@ def test_vega_computes_a_symbolic_kan(hand_made):
 
 
 def test_what_vega_lacks_is_refused():
-    with pytest.raises(TypeError, match="Vega has no besselj"):
-        vega(sympy.besselj(0, S[0]))
+    for expression in (sympy.besselj(0, S[0]), sympy.Symbol("alert(1)"), S[0] + sympy.Symbol("y;x")):
+        with pytest.raises(BadInputError, match="a closed form holds "):
+            vega(expression)
 
 
 def test_pasted_equations_are_for_mathjax():

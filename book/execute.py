@@ -1,0 +1,71 @@
+"""One chapter of the book: a notebook that papermill executes for a setup, or one sentence that says why not.
+
+``python -m book.execute <notebook> <target> <setup>``; what the notebook says meanwhile, above all its progress bars,
+goes to file descriptor 3 where there is one.
+"""
+
+import errno
+import os
+import sys
+from pathlib import Path
+from typing import TextIO
+
+import nbformat
+import papermill
+from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+
+from kanlib import machine
+from kanlib.errors import BadInputError, spoken
+from kanlib.files import write_whole
+
+_LOWER = "lower what the setup asks for, such as n_fit, n_examples or batch_size"
+
+
+def execute(notebook: Path, target: Path, setup: str, progress: TextIO) -> None:
+    """Execute a notebook with the parameter ``setup`` and write it, whole, to ``target``.
+
+    Raises:
+        BadInputError: the notebook ended with one, memory or disk were not enough, or its kernel was ended.
+        PapermillExecutionError: it ended with another error, which is ours.
+    """
+    try:
+        done = papermill.execute_notebook(
+            str(notebook),
+            None,
+            {"setup": setup},
+            kernel_name="python3",
+            progress_bar=False,
+            stderr_file=progress,
+        )
+    except DeadKernelError as error:
+        raise BadInputError(
+            f"{notebook.stem} was ended from outside, most likely for want of memory (there are "
+            f"{machine.size(machine.memory())}); {_LOWER}."
+        ) from error
+    except PapermillExecutionError as error:
+        if sentence := _sentence(notebook.stem, error):
+            raise BadInputError(sentence) from error
+        raise
+    write_whole(target, nbformat.writes(done).encode())
+
+
+def _sentence(name: str, error: PapermillExecutionError) -> str:
+    """What a user's error says by itself; empty if it is none."""
+    if error.ename == BadInputError.__name__:
+        return error.evalue
+    if error.ename in ("MemoryError", "OutOfMemoryError") or "can't allocate memory" in error.evalue:
+        return f"{name} needs more than the {machine.size(machine.memory())} of memory here; {_LOWER}."
+    if os.strerror(errno.ENOSPC) in error.evalue:
+        return f"the disk is full ({error.evalue}); make room and run {name} again."
+    return ""
+
+
+if __name__ == "__main__":
+    _notebook, _target, _setup = sys.argv[1:]
+    try:
+        _progress = os.fdopen(3, "w")
+    except OSError:
+        _progress = sys.stderr
+    with spoken():
+        execute(Path(_notebook), Path(_target), _setup, _progress)
