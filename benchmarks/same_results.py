@@ -2,7 +2,7 @@
 
 Every tensor, table and expression of the setups' artifacts is compared, to the bit; a name of a column, of a key
 or of a parameter that differs is said. Records are compared too, but for the version of the code and the hashes of
-inputs, which follow from it. ``old=new`` says that a name of the other checkout is another one here, ``old=`` that
+inputs, which follow from it, and for digests. ``old=new`` says that a name of the other checkout is another one here, ``old=`` that
 it is gone. Ends with status 1 where anything else differs.
 """
 
@@ -13,11 +13,11 @@ from typing import Any
 import pandas as pd
 import torch
 
-from kanlib import store
+from kanlib import formats, store
 
 DEFAULT = ["digits_resnet18", "cifar10_resnet18", "imagenet_deit_tiny"]
 #: What a record says of its code and of its inputs' bytes.
-NOT_COMPARED = {"code", "inputs"}
+NOT_COMPARED = {"code", "inputs", "digest"}
 
 
 def differences(one: Any, other: Any, at: str = "") -> list[str]:
@@ -63,10 +63,12 @@ def main(other: Path, setups: list[str], names: dict[str, str]) -> int:
                 continue
             theirs = other / mine.relative_to(store.ROOT)
             where = f"{setup}/{mine.name}"
-            a, b = (store.load(file, mine.name.partition(".")[0]) for file in (mine, theirs))
+            # As they are: an older checkout's files have no digest.
+            (a, a_record), (b, b_record) = map(formats.unverified, (mine, theirs))
             n_compared += 1
-            found += differences(a.content, renamed(b.content, names), where)
-            one, another = ({k: v for k, v in x.record.items() if k not in NOT_COMPARED} for x in (a, b))
+            found += differences(a, renamed(b, names), where)
+            records = (a_record, b_record)
+            one, another = ({k: v for k, v in x.items() if k not in NOT_COMPARED} for x in records)
             found += differences(one, renamed(another, names), f"{where} (record)")
     print(*found, sep="\n")
     print(f"{n_compared} artifacts compared, {len(found)} differences")
