@@ -1,9 +1,9 @@
 """Whether two checkouts computed the same: ``python -m benchmarks.same_results <other checkout> [setup …]``.
 
 Every tensor, table and expression of the setups' artifacts is compared, to the bit; a name of a column, of a key
-or of a parameter that differs is said. Records are compared too, but for the version of the code and the hashes of
-inputs, which follow from it, and for digests. ``old=new`` says that a name of the other checkout is another one here, ``old=`` that
-it is gone. Ends with status 1 where anything else differs.
+or of a parameter that differs is said. Records are compared too, but for the version of the code, the hashes of
+inputs, which follow from it, and digests. ``old=new`` says that a name of the other checkout is another one here,
+``old=`` that it is gone. Ends with status 1 where anything else differs.
 """
 
 import sys

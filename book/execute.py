@@ -1,7 +1,6 @@
 """One chapter of the book: a notebook that papermill executes for a setup, or one sentence that says why not.
 
-``python -m book.execute <notebook> <target> <setup>``; what the notebook says meanwhile, its progress bars, goes to
-file descriptor 3 where there is one.
+``python -m book.execute <notebook> <target> <setup>``; progress bars go to file descriptor 3 where there is one.
 """
 
 import errno
