@@ -13,7 +13,7 @@ from kanlib.errors import spoken
 from kanlib.networks import answers
 
 DEFAULT = "digits_resnet18"
-SETUPS = str(config.get("setups", DEFAULT)).split()
+SETUPS = str(config.get("setups", DEFAULT)).split() or [""]
 NOTEBOOKS = {file.stem: file for file in sources.notebooks(store.NOTEBOOKS)}
 # Setups whose responses come with the project need neither weights nor data.
 FROZEN = {name for name in SETUPS if setups.Perturbation.from_setup(name).source == "frozen"}

@@ -241,7 +241,7 @@ def test_what_a_notebook_says_is_one_sentence(project, unharmed):
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     assert "setup digits_resnet81 is unknown" in result.stderr.splitlines()[-1]
-    assert not (project / "out.ipynb").exists()
+    assert not (project / "none.ipynb").exists()
 
 
 def test_two_runs_at_once_are_one_run_and_a_sentence_and_a_killed_one_is_taken_up(project, unharmed):
