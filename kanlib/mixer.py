@@ -8,6 +8,7 @@ from IPython.display import HTML
 from sklearn.linear_model import LinearRegression
 
 from kanlib.charts import script_json
+from kanlib.errors import BadInputError, shown
 from kanlib.masks import Split
 from kanlib.networks.answers import Answers
 from kanlib.store import Artifact
@@ -31,8 +32,21 @@ def panel(symbolic: Sequence[SymbolicKAN], recorded: Artifact) -> HTML:
     Args:
         symbolic: symbolic KANs of all examples of ``recorded``, with any number of layers.
         recorded: the responses, as 01_perturbation writes them.
+
+    Raises:
+        BadInputError: the closed forms are of other examples or components than the responses, there are no masks,
+            or a closed form holds what a browser does not evaluate.
     """
     fit, test = Split.read(recorded, "fit").to(torch.float64), Split.read(recorded, "test").to(torch.float64)
+    n, m = len(fit.responses), fit.masks.shape[1]
+    widths = [len(one.symbols) for one in symbolic]
+    if widths != [m] * n:
+        raise BadInputError(
+            f"there are {len(widths)} closed forms of {shown(sorted(set(widths)))} components, expected {n} of "
+            f"{m} as the responses; run 03_symbolic again."
+        )
+    if not (len(fit.masks) and len(test.masks)):
+        raise recorded.wrong("it holds no fit masks, or no test masks")
     linear = LinearRegression().fit(fit.masks.numpy(), fit.responses.T.numpy())
     few = test.part(_SHOWN_MASKS)
     masks, responses = (v.round(decimals=_DECIMALS) for v in (few.masks, few.responses))

@@ -5,10 +5,12 @@
   const PAIRS = 6; // that are listed
 
   // All that an expression may hold: it becomes code.
-  const TOKENS = /\d+(?:\.\d*)?(?:e[-+]?\d+)?|(?:exp|log|pow|sin|cos)\(|(?:sigma|h)_\d{1,5}|[-+*\/(), ]/g;
+  const TOKENS = /\d+(?:\.\d*)?(?:e[-+]?\d+)?|(?:exp|log|pow|sin|cos)\(|(?:sigma|h)_\d{1,5}|\/(?![\/*])|[-+*(), ]/g;
 
   function checked(expression) {
-    if (expression.replace(TOKENS, "")) throw new Error(`the mixer does not evaluate ${expression.slice(0, 40)}`);
+    if (typeof expression !== "string" || expression.replace(TOKENS, "")) {
+      throw new Error(`${String(expression).slice(0, 40)} is no closed form`);
+    }
     return expression;
   }
 
@@ -149,5 +151,11 @@
     draw();
   }
 
-  document.querySelectorAll(".mixer").forEach(start);
+  document.querySelectorAll(".mixer").forEach((box, id) => {
+    try {
+      start(box, id);
+    } catch (error) {
+      box.replaceChildren(element("p", { textContent: `The mixer is not drawn, because ${error.message}.` }));
+    }
+  });
 })();

@@ -10,10 +10,10 @@ from scipy.spatial.distance import squareform
 from sklearn.preprocessing import PolynomialFeatures
 from torch import Tensor
 
-from kanlib.errors import BadInputError
+from kanlib.errors import BadInputError, shown
 from kanlib.kan.kan import KAN
 from kanlib.masks import Subset, subsets
-from kanlib.symbolic.grammar import check, plain
+from kanlib.symbolic.grammar import check, plain, written_out
 from kanlib.symbolic.jets import FUNCTIONS, Jet, lifted, units
 from kanlib.symbolic.symbolic_kan import SymbolicKAN
 
@@ -34,13 +34,19 @@ def of_expression(
         The subsets and their coefficients (fp64), in units of the response.
 
     Raises:
-        BadInputError: ``max_order`` out of range, or ĝ has no finite derivative at 0.
+        BadInputError: ``max_order`` out of range, ĝ holds other symbols or functions, or has no finite value or
+            derivative at 0.
     """
     index = subsets(len(symbols), max_order)
+    if others := expression.free_symbols - set(symbols):
+        raise BadInputError(
+            f"a closed form holds {shown(others)}, expected {shown(symbols)} alone; name them all."
+        )
     # Names of a caller's symbols would be pasted into code.
     named = sympy.symbols(f"sigma_1:{len(symbols) + 1}", real=True)
-    renamed = check(plain(expression.xreplace(dict(zip(symbols, named, strict=True)))))
-    function = sympy.lambdify(named, renamed, modules=[FUNCTIONS, "math"], cse=True)
+    with written_out():
+        renamed = check(plain(expression.xreplace(dict(zip(symbols, named, strict=True)))))
+        function = sympy.lambdify(named, renamed, modules=[FUNCTIONS, "math"], cse=True)
     with np.errstate(all="ignore"):
         return index, _read(function(*units(len(symbols), max_order)), index)
 
@@ -55,10 +61,11 @@ def of_symbolic(symbolic: SymbolicKAN, max_order: int = 3) -> tuple[list[Subset]
     index = subsets(len(nodes), max_order)
     with np.errstate(all="ignore"):
         for forms, biases in zip(symbolic.forms, symbolic.biases, strict=True):
-            sums: list[Jet | float] = [*biases]
+            # Numbers of numpy overflow to infinity; Python's raise errors, and turn complex.
+            sums: list[Jet | float] = [*np.array(biases)]
             for row, h in zip(forms, nodes, strict=True):
                 for o, form in enumerate(row):
-                    sums[o] += lifted(form.template, len(form.constants))(h, *form.constants)
+                    sums[o] += lifted(form.template, len(form.constants))(h, *np.array(form.constants))
             nodes = sums
         return index, _read(nodes[0], index)
 
@@ -141,7 +148,9 @@ def similarity_order(profiles: Tensor) -> tuple[list[int], Tensor]:
 
 
 def _read(value: Jet | float, index: Sequence[Subset]) -> Tensor:
-    jet = value.parts[1:] if isinstance(value, Jet) else np.zeros(len(index))
+    at_rest, jet = (value.parts[0], value.parts[1:]) if isinstance(value, Jet) else (value, np.zeros(len(index)))
+    if not np.isfinite(at_rest):
+        raise BadInputError(f"the closed form is {at_rest} at 0, expected a finite number; refit the closed form.")
     if not np.isfinite(jet).all():
         worst = index[int(np.flatnonzero(~np.isfinite(jet))[0])]
         raise BadInputError(f"the derivative over components {worst} is not finite at 0; refit the closed form.")

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from kanlib.errors import BadInputError, shown
-from kanlib.symbolic.grammar import FUNCTIONS, check, parse, plain
+from kanlib.symbolic.grammar import FUNCTIONS, VARIABLE, check, parse, plain, substituted, worked_out
 
-X = sympy.Symbol("x", real=True)
+X = VARIABLE
 _TORCH = {name: getattr(torch, name) for name in (*FUNCTIONS, "sqrt")}
 _TORCH["softplus"] = lambda z: torch.logaddexp(z, torch.zeros_like(z))
 _MOST_CONSTANTS = 1000
@@ -56,11 +56,15 @@ class ClosedForm:
             BadInputError: it holds another symbol, a function without a name here, or a constant that is not a
                 finite real number.
         """
-        expression = check(plain(sympy.sympify(expression)))
-        if expression.free_symbols - {X}:
+        try:
+            # Strictly: sympy would run a text as Python.
+            expression = check(plain(sympy.sympify(expression, strict=True)))
+        except sympy.SympifyError as error:
             raise BadInputError(
-                f"a closed form holds {expression.free_symbols - {X}}, expected x alone; name it x."
-            )
+                f"a closed form is {shown(expression)}, expected an expression of sympy; parse it first."
+            ) from error
+        if others := expression.free_symbols - {X}:
+            raise BadInputError(f"a closed form holds {shown(others)}, expected x alone; name it x.")
         offset, rest = expression.as_independent(X, as_Add=True)
         values: list[float] = []
 
@@ -80,7 +84,7 @@ class ClosedForm:
         """The form in :data:`X`, offset included."""
         symbols = constants(len(self.constants))
         given = {c: sympy.Float(v) for c, v in zip(symbols, self.constants, strict=True)}
-        return self.template.xreplace(given) + (sympy.Float(self.offset) if self.offset else 0)
+        return substituted(worked_out(self.template), given) + (sympy.Float(self.offset) if self.offset else 0)
 
     @property
     def known_misfit(self) -> float:
@@ -103,9 +107,7 @@ class ClosedForm:
 
     def values(self, x: Tensor) -> Tensor:
         """The function at points ``x``, any shape (fp64)."""
-        # As tensors: functions of torch refuse numbers, and a root of a negative one would be complex.
-        given = torch.tensor(self.constants, dtype=torch.float64).unbind()
-        out = compiled(self.template, len(self.constants))(x.double(), *given)
+        out = compiled(self.template, len(self.constants))(x.double(), *self.constants)
         return torch.as_tensor(out, dtype=torch.float64).expand(x.shape) + self.offset
 
     def finite(self, low: float, high: float) -> bool:
@@ -181,7 +183,7 @@ def number(value: object) -> float:
 @lru_cache(maxsize=4096)
 def compiled(template: sympy.Expr, n_constants: int):
     """``f(x, c_0, c_1, …)`` on torch tensors that broadcast against each other, differentiable."""
-    check(template)
+    template = worked_out(template)
     # log(1 + exp(z)) as written overflows, and so does its derivative.
     z = sympy.Wild("z")
     safe = template.replace(sympy.log(1 + sympy.exp(z)), sympy.Function("softplus")(z))
@@ -197,7 +199,7 @@ def length(expression: sympy.Expr) -> int:
 def _length(template: sympy.Expr, signs: Sequence[int]) -> int:
     # sympy counts a leading minus, so that the count depends on signs, but on nothing else of a constant.
     given = zip(constants(len(signs)), signs, strict=True)
-    return length(template.xreplace({c: sympy.Float(1.5 * sign) for c, sign in given}))
+    return length(substituted(worked_out(template), {c: sympy.Float(1.5 * sign) for c, sign in given}))
 
 
 @lru_cache(maxsize=4096)

@@ -171,7 +171,11 @@ def _operon(evaluations: int, seed: int) -> Search:
         scale = max(float(np.abs(y).max()), 1e-300)
         model.fit(x[:, None], y / scale)
         for found in model.pareto_front_:
-            yield scale * infix(model.get_model_string(found["tree"], 17), "X1")
+            try:
+                expression = infix(model.get_model_string(found["tree"], 17), "X1")
+            except BadInputError:
+                continue  # of numbers that are none, or beyond fp64
+            yield scale * expression
 
     return search
 

@@ -1,36 +1,48 @@
 """What an expression may hold, and how one is read from text: by a list of what is allowed, never by evaluation.
 
 sympy's own readers run text as Python, its compilers paste the names of symbols into code, and its constructors
-work out whatever numbers they are given. So text is read here, piece by piece, and no expression is compiled or
-printed for a browser before :func:`check` has seen it.
+work out whatever numbers they are given. So text is read here, piece by piece; no expression is compiled or
+printed for a browser before :func:`check` has seen it; and numbers take the place of symbols by
+:func:`substituted`, which stops where they grow beyond all bounds.
 """
 
 import ast
 import operator
 import re
-from collections.abc import Callable, Mapping
-from functools import lru_cache
-from itertools import accumulate
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cmp_to_key, lru_cache
 
 import sympy
 
 from kanlib.errors import BadInputError, cause, shown
 
+#: What a form is a function of.
+VARIABLE = sympy.Symbol("x", real=True)
 #: Functions of one variable that an expression may hold, beside sums, products and powers.
 FUNCTIONS = ("exp", "log", "sin", "cos", "tanh")
 #: Names of symbols: the variable of a form, its constants, and what enters a layer.
-NAME = re.compile(r"x|(?:c|h|sigma)_(?:0|[1-9]\d{0,4})")
-#: Exponents are numbers, of this size at most.
+NAME = re.compile(r"x|(?:c|h|sigma)_(?:0|[1-9][0-9]{0,4})")
+#: Exponents in a text are numbers, of this size at most; where powers of powers are merged, of its square.
 HIGHEST_POWER = 64
-_LARGEST = 1e300
-_MOST_DIGITS = 40  # of a number in a text
-_MOST_TEXT = 50_000
-_MOST_NODES = 1_000
-_DEEPEST = 40
-_ARITY = {"Add": range(2, _MOST_NODES), "Mul": range(2, _MOST_NODES), "Pow": range(2, 3)} | dict.fromkeys(
-    FUNCTIONS, range(1, 2)
+_LARGEST = 1.7976931348623157e308
+_LARGEST_WHOLE = 2**63  # beyond, torch takes no integer
+_LARGEST_BITS = 1024  # of a number, which is fp64's
+_WIDEST_BITS = 2**16  # of a factor that stands apart, such as that of exp(c + x)
+_MOST_DIGITS = 400  # of a number in a text: fp64 without an exponent
+_MOST_TEXT = 20_000  # characters
+_DEEPEST = 120  # a polynomial of degree 50 is 101 deep
+_FUNCTION_DEPTH = 5
+_MOST_WRITTEN = 10**6  # parts of an expression, each as often as it is written
+_CALLS = ("Add", "Mul", "Pow", *FUNCTIONS)
+_TOKEN = re.compile(
+    r"Symbol\('(?P<symbol>x|c_(?:0|[1-9][0-9]{0,4}))', real=True\)"
+    r"|Float\('(?P<float>-?[0-9]{1,40}(?:\.[0-9]{0,40})?(?:e[+-]?[0-9]{1,3})?)', precision=53\)"
+    r"|Integer\((?P<integer>-?[0-9]{1,19})\)"
+    r"|Rational\((?P<above>-?[0-9]{1,19}), (?P<below>[0-9]{1,19})\)"
+    rf"|(?P<call>{'|'.join(_CALLS)})\("
+    r"|(?P<mark>, |\))"
 )
-_FLOAT = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d{1,3})?")
 _INFIX: dict[type, Callable] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -43,18 +55,32 @@ _INFIX: dict[type, Callable] = {
 def check(expression: sympy.Expr) -> sympy.Expr:
     """The expression, which holds nothing but what is allowed.
 
-    That is symbols called as :data:`NAME` says, finite real numbers, sums, products, powers whose exponents are
-    numbers of at most :data:`HIGHEST_POWER`, and :data:`FUNCTIONS`.
+    That is symbols called as :data:`NAME` says, finite real numbers of fp64, sums, products, powers whose
+    exponents are numbers, and :data:`FUNCTIONS`.
 
     Raises:
-        BadInputError: it holds something else, which is named.
+        BadInputError: it holds something else, which is named, or is too long to be written.
     """
-    for node in sympy.postorder_traversal(expression):
+    # Each part once, and how many parts it is written with: where parts are shared, they may be beyond counting.
+    sizes: dict[sympy.Basic, int] = {}
+    waiting: list[sympy.Basic] = [expression]
+    while waiting:
+        node = waiting[-1]
+        if inside := [part for part in node.args if part not in sizes]:
+            waiting += inside
+            continue
+        waiting.pop()
         if not _allowed(node):
             raise BadInputError(
-                f"a closed form holds {str(node)[:40]}, expected x, finite real constants, and sums, "
+                f"a closed form holds {shown(node, 40)}, expected x, finite real constants, and sums, "
                 "products, constant powers, exp, log, sin, cos and tanh of them; leave the form out."
             )
+        sizes[node] = 1 + sum(sizes[part] for part in node.args)
+    if sizes[expression] > _MOST_WRITTEN:
+        raise BadInputError(
+            f"an expression is written with more than {_MOST_WRITTEN:,} parts, expected at most so many; "
+            "take the symbolic KAN layer by layer."
+        )
     return expression
 
 
@@ -64,23 +90,52 @@ def plain(expression: sympy.Expr) -> sympy.Expr:
     return expression.xreplace({node: node.evalf() for node in found})
 
 
-def _written_out(node: sympy.Basic) -> bool:
-    return node.is_number and (bool(node.args) or isinstance(node, sympy.NumberSymbol))
+def substituted(expression: sympy.Expr, given: Mapping[sympy.Expr, sympy.Expr]) -> sympy.Expr:
+    """``expression.xreplace(given)``, unless the numbers that come of it grow beyond what fp64 holds.
+
+    sympy works them out to any size: of ``exp(exp(exp(1000)))``, as long as there is memory.
+
+    Raises:
+        BadInputError: one does.
+    """
+    if expression in given:
+        return given[expression]
+    parts = [substituted(part, given) for part in expression.args]
+    if all(new is old for new, old in zip(parts, expression.args, strict=True)):
+        return expression
+    return _made(expression, parts)
 
 
-def _allowed(node: sympy.Basic) -> bool:
-    if node.is_number and node.args:
-        # A compiler would hand it to a function of tensors.
-        return False
-    if isinstance(node, sympy.Symbol):
-        return NAME.fullmatch(node.name) is not None
-    if isinstance(node, sympy.Rational):
-        return abs(node.p) < _LARGEST and node.q < _LARGEST
-    if node.is_number:
-        return bool(node.is_finite and node.is_real and abs(node) < _LARGEST)
-    if isinstance(node, sympy.Pow):
-        return bool(node.exp.is_number and node.exp.is_real and abs(node.exp) <= HIGHEST_POWER)
-    return type(node).__name__ in _ARITY and type(node) is getattr(sympy, type(node).__name__)
+@lru_cache(maxsize=4096)
+def worked_out(template: sympy.Expr) -> sympy.Expr:
+    """The template as sympy makes it of its parts: itself, where sympy wrote it.
+
+    Raises:
+        BadInputError: what comes of it is not allowed, or a function or power is of constants alone. Of those there
+            is no need, torch's functions take no numbers, and Python's powers of numbers may be complex.
+    """
+
+    def again(node: sympy.Expr) -> sympy.Expr:
+        return _made(node, list(map(again, node.args))) if node.args else node
+
+    made = check(again(template))
+    for node in made.atoms(sympy.Pow, sympy.Function):
+        if VARIABLE not in node.free_symbols:
+            raise BadInputError(
+                f"a closed form holds {shown(node, 40)}, expected functions and powers of x; leave the form out."
+            )
+    return made
+
+
+@contextmanager
+def written_out() -> Iterator[None]:
+    """Turn an expression's being nested too deeply for sympy into a sentence."""
+    try:
+        yield
+    except RecursionError as error:
+        raise BadInputError(
+            "an expression is nested more deeply than it can be written; take the symbolic KAN layer by layer."
+        ) from error
 
 
 @lru_cache(maxsize=4096)
@@ -100,16 +155,61 @@ def infix(text: str, variable: str) -> sympy.Expr:
     Raises:
         BadInputError: as :func:`parse`.
     """
-    named = {variable: sympy.Symbol("x", real=True)}
-    return _read(text.replace("^", "**"), lambda node, text: _calculated(node, text, named))
+    named = {variable: VARIABLE}
+
+    def calculated(text: str) -> sympy.Expr:
+        return _calculated(ast.parse(text, mode="eval").body, text, named)
+
+    return _read(text.replace("^", "**").strip(), calculated)
 
 
-def _read(text: str, build: Callable[[ast.expr, str], sympy.Expr]) -> sympy.Expr:
+def _written_out(node: sympy.Basic) -> bool:
+    return node.is_number and (bool(node.args) or isinstance(node, sympy.NumberSymbol))
+
+
+def _allowed(node: sympy.Basic) -> bool:
+    """Whether a node may stand in an expression, all that it holds being allowed."""
+    if isinstance(node, sympy.Symbol):
+        return NAME.fullmatch(node.name) is not None
+    if isinstance(node, sympy.Rational):
+        return abs(node.p) < _LARGEST_WHOLE and node.q < _LARGEST_WHOLE
+    if _is_number(node):
+        return bool(node.is_finite and node.is_real and abs(node) <= _LARGEST)
+    if all(map(_is_number, node.args)):
+        # A compiler would hand it to a function of tensors.
+        return False
+    if isinstance(node, sympy.Pow):
+        return _is_number(node.exp) and bool(abs(node.exp) <= HIGHEST_POWER**2)
+    return type(node).__name__ in _CALLS and type(node) is getattr(sympy, type(node).__name__)
+
+
+def _is_number(node: sympy.Basic) -> bool:
+    return isinstance(node, sympy.Number | sympy.NumberSymbol)
+
+
+def _made(node: sympy.Expr, parts: list[sympy.Expr]) -> sympy.Expr:
+    made = node.func(*parts)
+    factors = [*made.args, *(inner for part in made.args for inner in part.args)]
+    if _bits(made) > _LARGEST_BITS or any(_bits(factor) > _WIDEST_BITS for factor in factors):
+        raise BadInputError(
+            f"a closed form with {shown(node, 40)} comes to a number beyond fp64, expected one within; leave the "
+            "form out."
+        )
+    return made
+
+
+def _bits(node: sympy.Basic) -> int:
+    """How many binary digits a number has before its point, or zeros after it; 0 of what is no number."""
+    if isinstance(node, sympy.Rational):
+        return max(int(node.p).bit_length(), int(node.q).bit_length())
+    return abs(int(node.num.exp + node.num.bc)) if isinstance(node, sympy.Float) else 0
+
+
+def _read(text: str, build: Callable[[str], sympy.Expr]) -> sympy.Expr:
     try:
-        depth = max(accumulate((char == "(") - (char == ")") for char in text), default=0)
-        if len(text) > _MOST_TEXT or depth > _DEEPEST or "--" in text:
-            raise ValueError("it is too long, or nested too deeply")
-        return build(ast.parse(text.strip(), mode="eval").body, text.strip())
+        if len(text) > _MOST_TEXT:
+            raise ValueError(f"it is longer than {_MOST_TEXT} characters")
+        return build(text)
     # Deep nesting exhausts Python's own parser in ways of its own.
     except (SyntaxError, TypeError, ValueError, ArithmeticError, RecursionError, MemoryError) as error:
         raise BadInputError(
@@ -118,48 +218,74 @@ def _read(text: str, build: Callable[[ast.expr, str], sympy.Expr]) -> sympy.Expr
         ) from error
 
 
-def _constructed(node: ast.expr, text: str) -> sympy.Expr:
-    """The expression of a tree of constructors, bottom up; what sympy makes of each is checked."""
-    left = [_MOST_NODES]
-
-    def build(node: ast.AST) -> sympy.Expr:
-        left[0] -= 1
-        if left[0] < 0:
-            raise ValueError(f"it has more than {_MOST_NODES} parts")
-        match node:
-            case ast.Call(
-                func=ast.Name(id="Symbol"),
-                args=[ast.Constant(value=str(name))],
-                keywords=[ast.keyword(arg="real", value=ast.Constant(value=True))],
-            ) if NAME.fullmatch(name) and name[0] in "xc":
-                return sympy.Symbol(name, real=True)
-            case ast.Call(
-                func=ast.Name(id="Float"),
-                args=[ast.Constant(value=str(digits))],
-                keywords=[ast.keyword(arg="precision", value=ast.Constant(value=53))],
-            ) if len(digits) <= _MOST_DIGITS and _FLOAT.fullmatch(digits):
-                return check(sympy.Float(digits, precision=53))
-            case ast.Call(func=ast.Name(id="Integer"), args=[number], keywords=[]):
-                return sympy.Integer(_whole(number))
-            case ast.Call(func=ast.Name(id="Rational"), args=[above, below], keywords=[]):
-                return check(sympy.Rational(_whole(above), _whole(below)))
-            case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if len(args) in _ARITY.get(name, ()):
-                parts = [build(arg) for arg in args]
-                if name == "Pow" and not (parts[1].is_Number and abs(parts[1]) <= HIGHEST_POWER):
-                    raise ValueError(f"an exponent is {str(parts[1])[:40]}")
-                return check(getattr(sympy, name)(*parts))
-        raise TypeError(f"{shown(ast.unparse(node), 40)} is no part of one")
-
-    return build(node)
+def _constructed(text: str) -> sympy.Expr:
+    """The expression of a text of constructors. Nothing is worked out: what sympy wrote has been."""
+    tokens = _tokens(text)
+    expression = check(_operand(tokens, 0))
+    if (left := next(tokens, None)) is not None:
+        raise ValueError(f"{left[0]} comes after its end")
+    return expression
 
 
-def _whole(node: ast.expr) -> int:
-    match node:
-        case ast.Constant(value=int(number)) if type(number) is int and abs(number) < 2**63:
-            return number
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int(number))) if abs(number) < 2**63:
-            return -number
-    raise TypeError(f"{shown(ast.unparse(node), 40)} is no whole number of 64 bits")
+def _tokens(text: str) -> Iterator[re.Match]:
+    at = 0
+    while at < len(text):
+        token = _TOKEN.match(text, at)
+        if token is None:
+            raise ValueError(f"{shown(text[at : at + 20])} is no part of one")
+        yield token
+        at = token.end()
+
+
+def _operand(tokens: Iterator[re.Match], depth: int) -> sympy.Expr:
+    token = next(tokens, None)
+    if token is None:
+        raise ValueError("it ends too early")
+    match token.lastgroup:
+        case "symbol":
+            return sympy.Symbol(token["symbol"], real=True)
+        case "float":
+            return sympy.Float(token["float"], precision=53)
+        case "integer":
+            return sympy.Integer(int(token["integer"]))
+        case "below":
+            return sympy.Rational(int(token["above"]), int(token["below"]))
+        case "call":
+            return _applied(token["call"], tokens, depth)
+    raise ValueError(f"{token[0]!r} stands where a part should")
+
+
+def _applied(name: str, tokens: Iterator[re.Match], depth: int) -> sympy.Expr:
+    n_ary = name in ("Add", "Mul")
+    # sympy reasons about functions of functions at length.
+    depth += 1 if n_ary else _FUNCTION_DEPTH
+    if depth > _DEEPEST:
+        raise ValueError("it is nested too deeply")
+    parts = [_operand(tokens, depth)]
+    while (mark := next(tokens, None)) is not None and mark[0] == ", ":
+        parts.append(_operand(tokens, depth))
+    if mark is None or mark[0] != ")":
+        raise ValueError("a bracket does not close")
+    if not (len(parts) > 1 if n_ary else len(parts) == 1 + (name == "Pow")):
+        raise ValueError(f"{name} has {len(parts)} parts")
+    if name == "Pow":
+        _check_power(parts[1])
+    return getattr(sympy, name)(*(_in_order(name, parts) if n_ary else parts), evaluate=False)
+
+
+def _in_order(name: str, parts: list[sympy.Expr]) -> list[sympy.Expr]:
+    """As sympy holds the parts of a sum or a product, and does not write them: in its own order, numbers first.
+
+    The minus of a number before a product is written as a factor of its own.
+    """
+    numbers = [part for part in parts if _is_number(part)]
+    others = sorted((part for part in parts if not _is_number(part)), key=cmp_to_key(sympy.Basic.compare))
+    return [sympy.Mul(*numbers), *others] if name == "Mul" and numbers else [*numbers, *others]
+
+
+def _check_power(exponent: sympy.Expr) -> None:
+    if not (_is_number(exponent) and abs(exponent) <= HIGHEST_POWER):
+        raise ValueError(f"an exponent is {shown(exponent, 40)}")
 
 
 def _calculated(node: ast.expr, text: str, named: Mapping[str, sympy.Symbol]) -> sympy.Expr:
@@ -176,8 +302,8 @@ def _calculated(node: ast.expr, text: str, named: Mapping[str, sympy.Symbol]) ->
             return -_calculated(operand, text, named)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _INFIX:
             parts = [_calculated(part, text, named) for part in (left, right)]
-            if isinstance(op, ast.Pow) and not (parts[1].is_number and abs(parts[1]) <= HIGHEST_POWER):
-                raise ValueError(f"an exponent is {str(parts[1])[:40]}")
+            if isinstance(op, ast.Pow):
+                _check_power(parts[1])
             return check(_INFIX[type(op)](*parts))
         case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]) if name in FUNCTIONS:
             return check(getattr(sympy, name)(_calculated(argument, text, named)))

@@ -15,7 +15,7 @@ import sympy
 
 from kanlib.masks import subsets
 from kanlib.symbolic.closed_forms import X, constants
-from kanlib.symbolic.grammar import check
+from kanlib.symbolic.grammar import worked_out
 
 _HIGHEST = 4  # order
 
@@ -24,6 +24,7 @@ class Jet:
     """``Σ_S parts_S ε_S`` over subsets S of at most k directions, the empty one first."""
 
     __slots__ = ("algebra", "parts")
+    __array_ufunc__ = None  # numbers of numpy leave arithmetic with jets to them
 
     def __init__(self, parts: np.ndarray, algebra: tuple[np.ndarray, ...]):
         self.parts = parts
@@ -85,7 +86,9 @@ def units(m: int, max_order: int) -> list[Jet]:
 @cache
 def lifted(template: sympy.Expr, n_constants: int) -> Callable:
     """``f(x, c_0, c_1, …)`` where x may be a :class:`Jet`."""
-    return sympy.lambdify([X, *constants(n_constants)], check(template), modules=[FUNCTIONS, "math"], cse=True)
+    return sympy.lambdify(
+        [X, *constants(n_constants)], worked_out(template), modules=[FUNCTIONS, "math"], cse=True
+    )
 
 
 @cache

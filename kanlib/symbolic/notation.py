@@ -7,8 +7,10 @@ import torch
 from sympy.printing.printer import Printer
 
 from kanlib.symbolic.closed_forms import X
-from kanlib.symbolic.grammar import check
+from kanlib.symbolic.grammar import check, written_out
 from kanlib.symbolic.symbolic_kan import SymbolicKAN
+
+_LARGEST_WHOLE = 1e6  # that is written out
 
 
 def latex(expression: sympy.Expr, digits: int = 3) -> str:
@@ -40,8 +42,13 @@ def latex_lines(symbolic: SymbolicKAN, layer: int, digits: int = 3, masks: torch
 
 
 def latex_whole(symbolic: SymbolicKAN, digits: int = 3) -> str:
-    """``ĝ(σ)`` as one piece of LaTeX."""
-    return r"\hat g(\sigma) = " + latex(symbolic.expression, digits)
+    """``ĝ(σ)`` as one piece of LaTeX.
+
+    Raises:
+        BadInputError: it is too long, or nested too deeply, to be written so.
+    """
+    with written_out():
+        return r"\hat g(\sigma) = " + latex(check(symbolic.expression), digits)
 
 
 def html(latex: str) -> str:
@@ -62,8 +69,11 @@ def vega(expression: sympy.Expr) -> str:
 
 def _rounded(value: sympy.Float, digits: int) -> sympy.Number:
     """An integer where all significant digits stand before the point, which sympy would follow with a zero."""
-    whole = round(float(value), digits - len(str(int(abs(value)))))
-    return sympy.Integer(int(whole)) if 10 ** (digits - 1) <= abs(whole) < 1e6 else sympy.Float(value, digits)
+    if abs(value) < _LARGEST_WHOLE:
+        whole = round(float(value), digits - len(str(int(abs(value)))))
+        if 10 ** (digits - 1) <= abs(whole) < _LARGEST_WHOLE:
+            return sympy.Integer(int(whole))
+    return sympy.Float(value, digits)
 
 
 def _terms(symbolic: SymbolicKAN, layer: int, digits: int, masks: torch.Tensor | None) -> list[list[str]]:

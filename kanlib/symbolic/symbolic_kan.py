@@ -12,8 +12,10 @@ from torch import Tensor
 
 from kanlib.errors import BadInputError, shown
 from kanlib.kan.kan import KAN
+from kanlib.machine import room_for
 from kanlib.store import Artifact
 from kanlib.symbolic.closed_forms import ClosedForm, X, compiled, length, number
+from kanlib.symbolic.grammar import substituted, written_out
 
 _MOST_LAYERS = 10
 _MOST_EDGES = 10**6
@@ -65,11 +67,16 @@ class SymbolicKAN:
 
     @cached_property
     def expression(self) -> sympy.Expr:
-        """``ĝ(σ)``, the whole surrogate as one expression."""
+        """``ĝ(σ)``, the whole surrogate as one expression.
+
+        Raises:
+            BadInputError: it is nested too deeply, or comes to a number beyond fp64.
+        """
         values = list(self.symbols)
-        for layer, outputs in enumerate(self.hidden):
-            inside = dict(zip(self.nodes(layer), values, strict=True))
-            values = [output.xreplace(inside) for output in outputs]
+        with written_out():
+            for layer, outputs in enumerate(self.hidden):
+                inside = dict(zip(self.nodes(layer), values, strict=True))
+                values = [substituted(output, inside) for output in outputs]
         return values[0]
 
     @property
@@ -245,6 +252,7 @@ class Batch:
         ]
         biases = [[bias for layer in one.biases for bias in layer] for one in self.symbolic]
         width = max(map(len, rows))
+        room_for(16 * len(rows) * width, f"the constants of {len(rows)} symbolic KANs", "run 03_symbolic again")
         filled = [row + [0.0] * (width - len(row)) + more for row, more in zip(rows, biases, strict=True)]
         self.start = torch.tensor(filled, dtype=torch.float64)
 
@@ -281,11 +289,7 @@ class Batch:
 
     def _activations(self, masks: Tensor, given: Callable[[_Place], Tensor]) -> list[Tensor]:
         """The same with the constants at each place of ``[E, P]`` that ``given`` answers with."""
-        m = len(self.symbolic[0].forms[0])
-        if masks.shape[-1] != m:
-            raise BadInputError(
-                f"masks have {masks.shape[-1]} components, expected {m} as the closed form; ask it about its own."
-            )
+        _check_masks(masks, len(self.symbolic), len(self.symbolic[0].forms[0]))
         h = masks.double().mT.expand(len(self.symbolic), *masks.mT.shape[-2:])
         out = [h]
         like = self.symbolic[0]
@@ -298,6 +302,7 @@ class Batch:
             for group in groups:
                 constants = [given((group.example, place)) for place in group.places]
                 values = group.function(h[group.example, group.node], *constants)
+                values = torch.as_tensor(values, dtype=torch.float64)
                 sums = sums.index_add(0, group.example * n + group.to, values.expand(len(group.to), h.shape[2]))
             h = sums.unflatten(0, (-1, n))
             out.append(h)
@@ -306,6 +311,18 @@ class Batch:
     def with_constants(self, constants: Tensor) -> list[SymbolicKAN]:
         """The symbolic KANs with these constants ``[E, P]`` in place of their own."""
         return [_filled(one, row.tolist()) for one, row in zip(self.symbolic, constants, strict=True)]
+
+
+def _check_masks(masks: object, n: int, m: int) -> None:
+    """That these are masks ``[N, m]``, or ``[n, N, m]``."""
+    if not (isinstance(masks, Tensor) and masks.is_floating_point()):
+        kind = masks.dtype if isinstance(masks, Tensor) else type(masks).__name__
+        raise BadInputError(f"masks are {kind}, expected a floating-point tensor; pass masks as they were drawn.")
+    if masks.shape[-1:] != (m,) or masks.dim() not in (2, 3) or masks.shape[:-2] not in ((), (n,)):
+        raise BadInputError(
+            f"masks are {tuple(masks.shape)}, expected (N, {m}) or ({n}, N, {m}), for {n} closed forms of {m} "
+            "components; ask them about their own."
+        )
 
 
 def _filled(symbolic: SymbolicKAN, row: list[float]) -> SymbolicKAN:

@@ -184,7 +184,7 @@ def test_an_order_beyond_four_is_refused():
 
 @pytest.mark.parametrize("expression", [sympy.log(A), sympy.sqrt(B) + A, 1 / C, (A * B) ** 0.5, A**1.5 * 1 / B])
 def test_a_function_without_derivatives_at_zero_is_refused(expression):
-    with pytest.raises(BadInputError, match="is not finite at 0"):
+    with pytest.raises(BadInputError, match=r"is not finite at 0|is \S+ at 0, expected a finite number"):
         of_expression(expression, S[:3], 2)
 
 

@@ -66,7 +66,6 @@ HOSTILE = [
     "Add(*[1] * 10 ** 9)",
     "Pow(Integer(9), Pow(Integer(9), Integer(9)))",
     "Pow(Pow(Pow(Integer(9), Integer(64)), Integer(64)), Integer(64))",
-    f"Pow(Pow({symbol('x')}, Integer(64)), Integer(64))",
     f"Pow({symbol('x')}, Integer(65))",
     f"Pow({symbol('x')}, {symbol('x')})",
     f"Pow({symbol('x')}, {symbol('c_0')})",
@@ -86,7 +85,7 @@ HOSTILE = [
     "Float('inf')",
     "Float('0x1', precision=53)",
     "Float('1e999999999', precision=53)",
-    "Float('1e308', precision=53)",
+    "Float('1e309', precision=53)",
     "Float('1', precision=1000000000)",
     "Float('1', dps=1000000)",
     f"Float('{'1' * 5000}', precision=53)",
@@ -259,5 +258,5 @@ def test_an_artifact_without_symbolic_kans_is_refused(content, sentence):
 
 
 def test_masks_of_other_components_are_refused():
-    with pytest.raises(BadInputError, match="masks have 3 components, expected 2 as the closed form"):
+    with pytest.raises(BadInputError, match=r"masks are \(4, 3\), expected \(N, 2\)"):
         SymbolicKAN.from_json(stored())(randn(4, 3))
