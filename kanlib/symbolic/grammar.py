@@ -111,8 +111,8 @@ def worked_out(template: sympy.Expr) -> sympy.Expr:
     """The template as sympy makes it of its parts: itself, where sympy wrote it.
 
     Raises:
-        BadInputError: what comes of it is not allowed, or a function or power is of constants alone. Of those there
-            is no need, torch's functions take no numbers, and Python's powers of numbers may be complex.
+        BadInputError: what comes of it is not allowed, or a function or power is of constants alone: these are not
+            needed, torch's functions take no numbers, and Python's powers of numbers may be complex.
     """
 
     def again(node: sympy.Expr) -> sympy.Expr:
