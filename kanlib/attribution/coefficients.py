@@ -14,7 +14,7 @@ from kanlib.errors import BadInputError, shown
 from kanlib.kan.kan import KAN
 from kanlib.masks import Subset, subsets
 from kanlib.symbolic.grammar import check, plain, written_out
-from kanlib.symbolic.jets import FUNCTIONS, Jet, lifted, units
+from kanlib.symbolic.jets import Jet, lifted, of_jets, units
 from kanlib.symbolic.symbolic_kan import SymbolicKAN
 
 _BATCH_NUMBERS = 2**23  # in the derivatives of KANs at a time
@@ -46,7 +46,7 @@ def of_expression(
     named = sympy.symbols(f"sigma_1:{len(symbols) + 1}", real=True)
     with written_out():
         renamed = check(plain(expression.xreplace(dict(zip(symbols, named, strict=True)))))
-        function = sympy.lambdify(named, renamed, modules=[FUNCTIONS, "math"], cse=True)
+        function = of_jets(named, renamed)
     with np.errstate(all="ignore"):
         return index, _read(function(*units(len(symbols), max_order)), index)
 

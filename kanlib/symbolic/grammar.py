@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cmp_to_key, lru_cache
+from math import prod
 
 import sympy
 
@@ -33,6 +34,7 @@ _MOST_DIGITS = 400  # of a number in a text: fp64 without an exponent
 _MOST_TEXT = 20_000  # characters
 _DEEPEST = 120  # a polynomial of degree 50 is 101 deep
 _FUNCTION_DEPTH = 5
+_MOST_TERMS = 1_000
 _MOST_WRITTEN = 10**6  # parts of an expression, each as often as it is written
 _CALLS = ("Add", "Mul", "Pow", *FUNCTIONS)
 _TOKEN = re.compile(
@@ -106,25 +108,34 @@ def substituted(expression: sympy.Expr, given: Mapping[sympy.Expr, sympy.Expr]) 
     return _made(expression, parts)
 
 
+def check_arguments(template: sympy.Expr) -> sympy.Expr:
+    """The template, whose functions and powers are of x, none of constants alone.
+
+    There is no need of those, torch's functions take no numbers, and Python's powers of numbers may be complex.
+
+    Raises:
+        BadInputError: one is of constants alone.
+    """
+    for node in template.atoms(sympy.Pow, sympy.Function):
+        if VARIABLE not in node.free_symbols:
+            raise BadInputError(
+                f"a closed form holds {shown(node, 40)}, expected functions and powers of x; leave the form out."
+            )
+    return template
+
+
 @lru_cache(maxsize=4096)
 def worked_out(template: sympy.Expr) -> sympy.Expr:
     """The template as sympy makes it of its parts: itself, where sympy wrote it.
 
     Raises:
-        BadInputError: what comes of it is not allowed, or a function or power is of constants alone: these are not
-            needed, torch's functions take no numbers, and Python's powers of numbers may be complex.
+        BadInputError: what comes of it is not allowed.
     """
 
     def again(node: sympy.Expr) -> sympy.Expr:
         return _made(node, list(map(again, node.args))) if node.args else node
 
-    made = check(again(template))
-    for node in made.atoms(sympy.Pow, sympy.Function):
-        if VARIABLE not in node.free_symbols:
-            raise BadInputError(
-                f"a closed form holds {shown(node, 40)}, expected functions and powers of x; leave the form out."
-            )
-    return made
+    return check_arguments(check(again(template)))
 
 
 @contextmanager
@@ -188,6 +199,13 @@ def _is_number(node: sympy.Basic) -> bool:
 
 
 def _made(node: sympy.Expr, parts: list[sympy.Expr]) -> sympy.Expr:
+    """A node of other parts, unless sympy makes too much of them."""
+    seeks_real_parts = isinstance(node, sympy.tanh) or (isinstance(node, sympy.Pow) and not node.exp.is_Integer)
+    if seeks_real_parts and _may_be_complex(parts[0]) and _n_terms(parts[0]) > _MOST_TERMS:
+        raise BadInputError(
+            f"a closed form holds {shown(node.func)} of a sum to a high power that may be complex, expected one "
+            "of real numbers; leave the form out."
+        )
     made = node.func(*parts)
     factors = [*made.args, *(inner for part in made.args for inner in part.args)]
     if _bits(made) > _LARGEST_BITS or any(_bits(factor) > _WIDEST_BITS for factor in factors):
@@ -196,6 +214,25 @@ def _made(node: sympy.Expr, parts: list[sympy.Expr]) -> sympy.Expr:
             "form out."
         )
     return made
+
+
+def _may_be_complex(node: sympy.Basic) -> bool:
+    """Whether it holds what is not real everywhere: a logarithm, or a power that is not whole and positive."""
+    powers = node.atoms(sympy.Pow)
+    return bool(node.atoms(sympy.log)) or not all(power.exp.is_Integer and power.exp > 0 for power in powers)
+
+
+@lru_cache(maxsize=4096)
+def _n_terms(node: sympy.Basic) -> int:
+    """About how many terms it has when it is multiplied out, which sympy does to find real parts; capped."""
+    inside = [_n_terms(part) for part in node.args]
+    if isinstance(node, sympy.Mul):
+        found = prod(inside)
+    elif isinstance(node, sympy.Pow):
+        found = inside[0] ** max(1, abs(int(node.exp)))
+    else:
+        found = sum(inside) or 1
+    return min(found, 2 * _MOST_TERMS)
 
 
 def _bits(node: sympy.Basic) -> int:
@@ -221,7 +258,7 @@ def _read(text: str, build: Callable[[str], sympy.Expr]) -> sympy.Expr:
 def _constructed(text: str) -> sympy.Expr:
     """The expression of a text of constructors. Nothing is worked out: what sympy wrote has been."""
     tokens = _tokens(text)
-    expression = check(_operand(tokens, 0))
+    expression = check_arguments(check(_operand(tokens, 0)))
     if (left := next(tokens, None)) is not None:
         raise ValueError(f"{left[0]} comes after its end")
     return expression

@@ -5,7 +5,7 @@ is evaluated once in such numbers gives all of them at once, exactly: the coeffi
 derivative over S.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import combinations
 from math import factorial
@@ -56,6 +56,9 @@ class Jet:
     def __neg__(self):
         return self * -1
 
+    def __abs__(self):
+        return self if self.parts[0] >= 0 else -self
+
     def __sub__(self, other):
         return self + -other
 
@@ -86,9 +89,17 @@ def units(m: int, max_order: int) -> list[Jet]:
 @cache
 def lifted(template: sympy.Expr, n_constants: int) -> Callable:
     """``f(x, c_0, c_1, …)`` where x may be a :class:`Jet`."""
-    return sympy.lambdify(
-        [X, *constants(n_constants)], worked_out(template), modules=[FUNCTIONS, "math"], cse=True
-    )
+    return of_jets([X, *constants(n_constants)], worked_out(template))
+
+
+def of_jets(symbols: Sequence[sympy.Symbol], expression: sympy.Expr) -> Callable:
+    """The expression as a function of jets and numbers, what it holds more than once computed once."""
+    return sympy.lambdify(symbols, expression, modules=[FUNCTIONS, "math"], cse=_shared)
+
+
+def _shared(expression: sympy.Expr) -> tuple:
+    # Real like what they stand for: for real parts of others, sympy expands powers, however high.
+    return sympy.cse(expression, sympy.numbered_symbols("x", real=True), list=False)
 
 
 @cache
