@@ -201,7 +201,7 @@ def _is_number(node: sympy.Basic) -> bool:
 def _made(node: sympy.Expr, parts: list[sympy.Expr]) -> sympy.Expr:
     """A node of other parts, unless sympy makes too much of them."""
     seeks_real_parts = isinstance(node, sympy.tanh) or (isinstance(node, sympy.Pow) and not node.exp.is_Integer)
-    if seeks_real_parts and _may_be_complex(parts[0]) and _n_terms(parts[0]) > _MOST_TERMS:
+    if seeks_real_parts and not parts[0].is_extended_real and _n_terms(parts[0]) > _MOST_TERMS:
         raise BadInputError(
             f"a closed form holds {shown(node.func)} of a sum to a high power that may be complex, expected one "
             "of real numbers; leave the form out."
@@ -214,12 +214,6 @@ def _made(node: sympy.Expr, parts: list[sympy.Expr]) -> sympy.Expr:
             "form out."
         )
     return made
-
-
-def _may_be_complex(node: sympy.Basic) -> bool:
-    """Whether it holds what is not real everywhere: a logarithm, or a power that is not whole and positive."""
-    powers = node.atoms(sympy.Pow)
-    return bool(node.atoms(sympy.log)) or not all(power.exp.is_Integer and power.exp > 0 for power in powers)
 
 
 @lru_cache(maxsize=4096)
