@@ -200,8 +200,7 @@ def _is_number(node: sympy.Basic) -> bool:
 
 def _made(node: sympy.Expr, parts: list[sympy.Expr]) -> sympy.Expr:
     """A node of other parts, unless sympy makes too much of them."""
-    seeks_real_parts = isinstance(node, sympy.tanh) or (isinstance(node, sympy.Pow) and not node.exp.is_Integer)
-    if seeks_real_parts and not parts[0].is_extended_real and _n_terms(parts[0]) > _MOST_TERMS:
+    if _seeks_real_parts(node) and not parts[0].is_extended_real and _n_terms(parts[0]) > _MOST_TERMS:
         raise BadInputError(
             f"a closed form holds {shown(node.func)} of a sum to a high power that may be complex, expected one "
             "of real numbers; leave the form out."
@@ -216,14 +215,21 @@ def _made(node: sympy.Expr, parts: list[sympy.Expr]) -> sympy.Expr:
     return made
 
 
+def _seeks_real_parts(node: sympy.Basic) -> bool:
+    """Whether sympy multiplies out what it is of, to find the real part, unless it knows that to be real."""
+    return isinstance(node, sympy.tanh) or (isinstance(node, sympy.Pow) and not node.exp.is_Integer)
+
+
 @lru_cache(maxsize=4096)
 def _n_terms(node: sympy.Basic) -> int:
-    """About how many terms it has when it is multiplied out, which sympy does to find real parts; capped."""
+    """About how many terms it has when it is multiplied out; capped."""
     inside = [_n_terms(part) for part in node.args]
-    if isinstance(node, sympy.Mul):
+    if isinstance(node, sympy.Rational):
+        found = max(1, abs(node.p))  # e to that power
+    elif isinstance(node, sympy.Mul):
         found = prod(inside)
     elif isinstance(node, sympy.Pow):
-        found = inside[0] ** max(1, abs(int(node.exp)))
+        found = inside[0] ** min(max(1, abs(int(node.exp))), _MOST_TERMS)
     else:
         found = sum(inside) or 1
     return min(found, 2 * _MOST_TERMS)
@@ -301,7 +307,10 @@ def _applied(name: str, tokens: Iterator[re.Match], depth: int) -> sympy.Expr:
         raise ValueError(f"{name} has {len(parts)} parts")
     if name == "Pow":
         _check_power(parts[1])
-    return getattr(sympy, name)(*(_in_order(name, parts) if n_ary else parts), evaluate=False)
+    made = getattr(sympy, name)(*(_in_order(name, parts) if n_ary else parts), evaluate=False)
+    if _seeks_real_parts(made) and not parts[0].is_extended_real:
+        raise ValueError(f"{name} is of {shown(parts[0], 40)}, which may be complex")
+    return made
 
 
 def _in_order(name: str, parts: list[sympy.Expr]) -> list[sympy.Expr]:
