@@ -53,7 +53,8 @@ def points(low=-2.0, high=3.0, n=101):
 def edges(y, x=None, weights=None):
     x = points() if x is None else x
     weights = np.full_like(x, 1 / x.shape[-1]) if weights is None else weights
-    return Edges(*(torch.from_numpy(np.atleast_2d(np.asarray(v, dtype=float))) for v in (x, y, weights)))
+    rows = [torch.from_numpy(np.atleast_2d(np.asarray(v, dtype=float))) for v in (x, y, weights)]
+    return Edges(rows[0], rows[1], rows[2])
 
 
 def forms_of(given, r2=0.9995, max_length=math.inf, **changes):

@@ -3,12 +3,16 @@ import math
 import re
 
 import pytest
+import sympy
 import torch
 
 from kanlib import mixer, store
+from kanlib.errors import BadInputError
 from kanlib.setups import Symbolic
 from kanlib.store import Artifact
-from kanlib.symbolic import replace_edges
+from kanlib.symbolic import SymbolicKAN, replace_edges
+from kanlib.symbolic.closed_forms import ClosedForm, X, constants
+from tests.helpers import symbolic_kan
 
 
 def content(panel):
@@ -46,6 +50,33 @@ def test_a_page_holds_the_closed_forms_to_the_last_digit(fitted):
         torch.testing.assert_close(torch.tensor(found, dtype=torch.float64), true, rtol=1e-12, atol=1e-12)
 
 
+def test_closed_forms_of_something_else_are_refused(fitted):
+    symbolic, recorded = closed(fitted, max_degree=3), recording(fitted)
+    for others in (symbolic[:1], [*symbolic, symbolic[0]], [symbolic_kan([[[X]]], 0.0)] * 2, []):
+        with pytest.raises(BadInputError, match=r"there are \d closed forms of .* components, expected 2 of 3"):
+            mixer.panel(others, recorded)
+
+
+@pytest.mark.parametrize("split", ["fit", "test"])
+def test_a_recording_without_masks_is_refused(fitted, split):
+    recorded = recording(fitted)
+    for name, n in ((f"masks.{split}", 0), (f"responses.{split}", 1)):
+        recorded.content[name] = recorded.content[name].narrow(n, 0, 0)
+    with pytest.raises(BadInputError, match="is not what kanlib writes: it holds no fit masks, or no test masks"):
+        mixer.panel(closed(fitted, max_degree=3), recorded)
+
+
+def test_a_closed_form_beyond_fp64_is_refused(fitted):
+    endless = symbolic_kan([[[sympy.Float(1e308) * X], [X], [X]], [[sympy.exp(X)]]], 0.0)
+    endless.biases[0][0] = 1e308
+    large = ClosedForm.of(sympy.exp(X + 600))
+    forms = SymbolicKAN([[[large], [large], [large]], [[large]]], [[0.0], [0.0]])
+    assert content(mixer.panel([forms, endless], recording(fitted)))
+    larger = ClosedForm(sympy.exp(X + constants(1)[0]), (800.0,))
+    with pytest.raises(BadInputError, match="a closed form holds "):
+        mixer.panel([SymbolicKAN([[[larger]] * 3], [[0.0]])] * 2, recording(fitted))
+
+
 def test_a_browser_evaluates_nothing_but_expressions(fitted):
     script = (store.ROOT / "book/_ext/mixer.js").read_text(encoding="utf8")
     tokens = re.compile(re.search(r"const TOKENS = /(.*)/g;", script)[1].replace(r"\/", "/"))
@@ -60,6 +91,14 @@ def test_a_browser_evaluates_nothing_but_expressions(fitted):
         "sigma_1.constructor",
         "`x`",
         "eval(",
+        "// sigma_1",
+        "/* sigma_1",
+        "sigma_1\n",
+        "\N{FULLWIDTH DIGIT ONE}",
+        "exp (",
+        "Math.exp(",
+        "==",
+        "'a'",
         "exp",
         "=>",
         "\\u0061",

@@ -5,7 +5,7 @@
   const PAIRS = 6; // that are listed
 
   // All that an expression may hold: it becomes code.
-  const TOKENS = /\d+(?:\.\d*)?(?:e[-+]?\d+)?|(?:exp|log|pow|sin|cos)\(|(?:sigma|h)_\d{1,5}|\/(?![\/*])|[-+*(), ]/g;
+  const TOKENS = /[0-9]+(?:\.[0-9]*)?(?:e[-+]?[0-9]+)?|(?:exp|log|pow|sin|cos)\(|(?:sigma|h)_[0-9]{1,5}|\/(?![\/*])|[-+*(), ]/g;
 
   function checked(expression) {
     if (typeof expression !== "string" || expression.replace(TOKENS, "")) {

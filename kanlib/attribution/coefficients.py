@@ -13,7 +13,8 @@ from torch import Tensor
 from kanlib.errors import BadInputError, shown
 from kanlib.kan.kan import KAN
 from kanlib.masks import Subset, subsets
-from kanlib.symbolic.grammar import check, plain, written_out
+from kanlib.symbolic.bounds import plain, written_out
+from kanlib.symbolic.grammar import check, check_length
 from kanlib.symbolic.jets import Jet, lifted, of_jets, units
 from kanlib.symbolic.symbolic_kan import SymbolicKAN
 
@@ -38,7 +39,7 @@ def of_expression(
             derivative at 0.
     """
     index = subsets(len(symbols), max_order)
-    if others := expression.free_symbols - set(symbols):
+    if others := {part for part in check_length(expression) if part.is_Symbol} - set(symbols):
         raise BadInputError(
             f"a closed form holds {shown(others)}, expected {shown(symbols)} alone; name them all."
         )

@@ -12,9 +12,10 @@ Example: the symbolic KANs of a batch of KANs, as expressions and as functions::
 """
 
 from kanlib.symbolic.closed_forms import ClosedForm
+from kanlib.symbolic.edge_tables import edge_curves, edge_table
 from kanlib.symbolic.notation import html, latex_lines, latex_whole, vega
 from kanlib.symbolic.shortening import front_table, replace_edges, shorten, shortest_of_all
-from kanlib.symbolic.symbolic_kan import Batch, SymbolicKAN, edge_curves, edge_table
+from kanlib.symbolic.symbolic_kan import Batch, SymbolicKAN
 
 __all__ = [
     "Batch",

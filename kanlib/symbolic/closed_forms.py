@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from kanlib.errors import BadInputError, shown
-from kanlib.symbolic.grammar import FUNCTIONS, VARIABLE, check, parse, plain, substituted, worked_out
+from kanlib.symbolic.bounds import plain, substituted, worked_out
+from kanlib.symbolic.grammar import FUNCTIONS, VARIABLE, check, parse
 
 X = VARIABLE
 _TORCH = {name: getattr(torch, name) for name in (*FUNCTIONS, "sqrt")}
@@ -184,9 +185,9 @@ def number(value: object) -> float:
 def compiled(template: sympy.Expr, n_constants: int):
     """``f(x, c_0, c_1, …)`` on torch tensors that broadcast against each other, differentiable."""
     template = worked_out(template)
-    # log(1 + exp(z)) as written overflows, and so does its derivative.
-    z = sympy.Wild("z")
-    safe = template.replace(sympy.log(1 + sympy.exp(z)), sympy.Function("softplus")(z))
+    # log(1 + exp(z)) as written overflows, and so does its derivative. What takes its place is real as it is.
+    z, softplus = sympy.Wild("z"), sympy.Function("softplus", real=True)
+    safe = template.replace(sympy.log(1 + sympy.exp(z)), softplus(z))
     return sympy.lambdify([X, *constants(n_constants)], safe, modules=[_TORCH, "math"])
 
 

@@ -1,18 +1,14 @@
 """What an expression may hold, and how one is read from text: by a list of what is allowed, never by evaluation.
 
-sympy's own readers run text as Python, its compilers paste the names of symbols into code, and its constructors
-work out whatever numbers they are given. So text is read here, piece by piece; no expression is compiled or
-printed for a browser before :func:`check` has seen it; and numbers take the place of symbols by
-:func:`substituted`, which stops where they grow beyond all bounds.
+sympy's own readers run text as Python, and its compilers paste the names of symbols into code. So text is read
+here, piece by piece, and no expression is compiled or printed for a browser before :func:`check` has seen it.
 """
 
 import ast
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import cmp_to_key, lru_cache
-from math import prod
 
 import sympy
 
@@ -28,13 +24,10 @@ NAME = re.compile(r"x|(?:c|h|sigma)_(?:0|[1-9][0-9]{0,4})")
 HIGHEST_POWER = 64
 _LARGEST = 1.7976931348623157e308
 _LARGEST_WHOLE = 2**63  # beyond, torch takes no integer
-_LARGEST_BITS = 1024  # of a number, which is fp64's
-_WIDEST_BITS = 2**16  # of a factor that stands apart, such as that of exp(c + x)
 _MOST_DIGITS = 400  # of a number in a text: fp64 without an exponent
 _MOST_TEXT = 20_000  # characters
 _DEEPEST = 120  # a polynomial of degree 50 is 101 deep
 _FUNCTION_DEPTH = 5
-_MOST_TERMS = 1_000
 _MOST_WRITTEN = 10**6  # parts of an expression, each as often as it is written
 _CALLS = ("Add", "Mul", "Pow", *FUNCTIONS)
 _TOKEN = re.compile(
@@ -63,49 +56,38 @@ def check(expression: sympy.Expr) -> sympy.Expr:
     Raises:
         BadInputError: it holds something else, which is named, or is too long to be written.
     """
-    # Each part once, and how many parts it is written with: where parts are shared, they may be beyond counting.
-    sizes: dict[sympy.Basic, int] = {}
-    waiting: list[sympy.Basic] = [expression]
-    while waiting:
-        node = waiting[-1]
-        if inside := [part for part in node.args if part not in sizes]:
-            waiting += inside
-            continue
-        waiting.pop()
+    for node in check_length(expression):
         if not _allowed(node):
             raise BadInputError(
                 f"a closed form holds {shown(node, 40)}, expected x, finite real constants, and sums, "
                 "products, constant powers, exp, log, sin, cos and tanh of them; leave the form out."
             )
-        sizes[node] = 1 + sum(sizes[part] for part in node.args)
-    if sizes[expression] > _MOST_WRITTEN:
+    return expression
+
+
+def check_length(expression: sympy.Expr) -> list[sympy.Basic]:
+    """The different parts of an expression, inner ones first.
+
+    Where it shares parts, there may be too many ever to visit each as often as it is written.
+
+    Raises:
+        BadInputError: it is written with more than a million parts.
+    """
+    lengths: dict[sympy.Basic, int] = {}
+    waiting: list[sympy.Basic] = [expression]
+    while waiting:
+        node = waiting[-1]
+        if inside := [part for part in node.args if part not in lengths]:
+            waiting += inside
+            continue
+        waiting.pop()
+        lengths[node] = 1 + sum(lengths[part] for part in node.args)
+    if lengths[expression] > _MOST_WRITTEN:
         raise BadInputError(
             f"an expression is written with more than {_MOST_WRITTEN:,} parts, expected at most so many; "
             "take the symbolic KAN layer by layer."
         )
-    return expression
-
-
-def plain(expression: sympy.Expr) -> sympy.Expr:
-    """The expression with numbers that are written as expressions, such as √2 or π, worked out."""
-    found = [node for node in sympy.preorder_traversal(expression) if _written_out(node)]
-    return expression.xreplace({node: node.evalf() for node in found})
-
-
-def substituted(expression: sympy.Expr, given: Mapping[sympy.Expr, sympy.Expr]) -> sympy.Expr:
-    """``expression.xreplace(given)``, unless the numbers that come of it grow beyond what fp64 holds.
-
-    sympy works them out to any size: of ``exp(exp(exp(1000)))``, as long as there is memory.
-
-    Raises:
-        BadInputError: one does.
-    """
-    if expression in given:
-        return given[expression]
-    parts = [substituted(part, given) for part in expression.args]
-    if all(new is old for new, old in zip(parts, expression.args, strict=True)):
-        return expression
-    return _made(expression, parts)
+    return list(lengths)
 
 
 def check_arguments(template: sympy.Expr) -> sympy.Expr:
@@ -124,29 +106,9 @@ def check_arguments(template: sympy.Expr) -> sympy.Expr:
     return template
 
 
-@lru_cache(maxsize=4096)
-def worked_out(template: sympy.Expr) -> sympy.Expr:
-    """The template as sympy makes it of its parts: itself, where sympy wrote it.
-
-    Raises:
-        BadInputError: what comes of it is not allowed.
-    """
-
-    def again(node: sympy.Expr) -> sympy.Expr:
-        return _made(node, list(map(again, node.args))) if node.args else node
-
-    return check_arguments(check(again(template)))
-
-
-@contextmanager
-def written_out() -> Iterator[None]:
-    """Turn an expression's being nested too deeply for sympy into a sentence."""
-    try:
-        yield
-    except RecursionError as error:
-        raise BadInputError(
-            "an expression is nested more deeply than it can be written; take the symbolic KAN layer by layer."
-        ) from error
+def seeks_real_parts(node: sympy.Basic) -> bool:
+    """Whether sympy multiplies out what this function is of, to find the real part, unless it is known as real."""
+    return isinstance(node, sympy.tanh) or (isinstance(node, sympy.Pow) and not node.exp.is_Integer)
 
 
 @lru_cache(maxsize=4096)
@@ -174,10 +136,6 @@ def infix(text: str, variable: str) -> sympy.Expr:
     return _read(text.replace("^", "**").strip(), calculated)
 
 
-def _written_out(node: sympy.Basic) -> bool:
-    return node.is_number and (bool(node.args) or isinstance(node, sympy.NumberSymbol))
-
-
 def _allowed(node: sympy.Basic) -> bool:
     """Whether a node may stand in an expression, all that it holds being allowed."""
     if isinstance(node, sympy.Symbol):
@@ -196,50 +154,6 @@ def _allowed(node: sympy.Basic) -> bool:
 
 def _is_number(node: sympy.Basic) -> bool:
     return isinstance(node, sympy.Number | sympy.NumberSymbol)
-
-
-def _made(node: sympy.Expr, parts: list[sympy.Expr]) -> sympy.Expr:
-    """A node of other parts, unless sympy makes too much of them."""
-    if _seeks_real_parts(node) and not parts[0].is_extended_real and _n_terms(parts[0]) > _MOST_TERMS:
-        raise BadInputError(
-            f"a closed form holds {shown(node.func)} of a sum to a high power that may be complex, expected one "
-            "of real numbers; leave the form out."
-        )
-    made = node.func(*parts)
-    factors = [*made.args, *(inner for part in made.args for inner in part.args)]
-    if _bits(made) > _LARGEST_BITS or any(_bits(factor) > _WIDEST_BITS for factor in factors):
-        raise BadInputError(
-            f"a closed form with {shown(node, 40)} comes to a number beyond fp64, expected one within; leave the "
-            "form out."
-        )
-    return made
-
-
-def _seeks_real_parts(node: sympy.Basic) -> bool:
-    """Whether sympy multiplies out what it is of, to find the real part, unless it knows that to be real."""
-    return isinstance(node, sympy.tanh) or (isinstance(node, sympy.Pow) and not node.exp.is_Integer)
-
-
-@lru_cache(maxsize=4096)
-def _n_terms(node: sympy.Basic) -> int:
-    """About how many terms it has when it is multiplied out; capped."""
-    inside = [_n_terms(part) for part in node.args]
-    if isinstance(node, sympy.Rational):
-        found = max(1, abs(node.p))  # e to that power
-    elif isinstance(node, sympy.Mul):
-        found = prod(inside)
-    elif isinstance(node, sympy.Pow):
-        found = inside[0] ** min(max(1, abs(int(node.exp))), _MOST_TERMS)
-    else:
-        found = sum(inside) or 1
-    return min(found, 2 * _MOST_TERMS)
-
-
-def _bits(node: sympy.Basic) -> int:
-    """How many binary digits a number has before its point, or zeros after it; 0 of what is no number."""
-    if isinstance(node, sympy.Rational):
-        return max(int(node.p).bit_length(), int(node.q).bit_length())
-    return abs(int(node.num.exp + node.num.bc)) if isinstance(node, sympy.Float) else 0
 
 
 def _read(text: str, build: Callable[[str], sympy.Expr]) -> sympy.Expr:
@@ -308,7 +222,7 @@ def _applied(name: str, tokens: Iterator[re.Match], depth: int) -> sympy.Expr:
     if name == "Pow":
         _check_power(parts[1])
     made = getattr(sympy, name)(*(_in_order(name, parts) if n_ary else parts), evaluate=False)
-    if _seeks_real_parts(made) and not parts[0].is_extended_real:
+    if seeks_real_parts(made) and not parts[0].is_extended_real:
         raise ValueError(f"{name} is of {shown(parts[0], 40)}, which may be complex")
     return made
 

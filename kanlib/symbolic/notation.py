@@ -6,8 +6,9 @@ import sympy
 import torch
 from sympy.printing.printer import Printer
 
+from kanlib.symbolic.bounds import written_out
 from kanlib.symbolic.closed_forms import X
-from kanlib.symbolic.grammar import check, written_out
+from kanlib.symbolic.grammar import check
 from kanlib.symbolic.symbolic_kan import SymbolicKAN
 
 _LARGEST_WHOLE = 1e6  # that is written out

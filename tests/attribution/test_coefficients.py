@@ -182,6 +182,13 @@ def test_an_order_beyond_four_is_refused():
         of_expression(sympy.exp(sum(S)), S, 5)
 
 
+@pytest.mark.parametrize("other", [sympy.Symbol("y"), sympy.Symbol("sigma_1", real=True), sympy.Symbol("h_1")])
+def test_symbols_that_are_no_components_are_refused(other):
+    mine = sympy.Symbol("mine")
+    with pytest.raises(BadInputError, match=r"a closed form holds \{\w+\}, expected \[mine\] alone"):
+        of_expression(mine + 3 * other, [mine], 1)
+
+
 @pytest.mark.parametrize("expression", [sympy.log(A), sympy.sqrt(B) + A, 1 / C, (A * B) ** 0.5, A**1.5 * 1 / B])
 def test_a_function_without_derivatives_at_zero_is_refused(expression):
     with pytest.raises(BadInputError, match=r"is not finite at 0|is \S+ at 0, expected a finite number"):

@@ -1,10 +1,13 @@
+import sys
+import types
+
 import numpy as np
 import pytest
 import sympy
 
 from kanlib.errors import BadInputError
 from kanlib.symbolic import engines
-from kanlib.symbolic.closed_forms import ClosedForm, X
+from kanlib.symbolic.closed_forms import ClosedForm, X, constants
 from kanlib.symbolic.engines import BACKENDS, admissible
 from tests.helpers import edges, form_of, points, symbolic_knobs, values, weighted_r2
 
@@ -60,6 +63,27 @@ def test_pysr_without_julia_says_so_at_once(monkeypatch, tmp_path):
         form_of(points(), backend="pysr")
     monkeypatch.setenv("PYTHON_JULIAPKG_OFFLINE", "no")
     assert engines.missing("pysr") == ""
+
+
+def test_what_operon_writes_and_no_form_may_hold_is_left_out(monkeypatch):
+    class Found:
+        def __init__(self, **options):
+            self.pareto_front_ = [{"tree": text} for text in ("nan * X1", "exp(1e6 * X1 + 1e6)", "(0.5 * X1)")]
+
+        def fit(self, x, y):
+            pass
+
+        def get_model_string(self, tree, digits):
+            return tree
+
+    sklearn = types.SimpleNamespace(SymbolicRegressor=Found)
+    monkeypatch.setitem(sys.modules, "pyoperon", types.SimpleNamespace(sklearn=sklearn))
+    monkeypatch.setitem(sys.modules, "pyoperon.sklearn", sklearn)
+    monkeypatch.setattr(engines, "find_spec", lambda module: module)
+    (front,) = engines.fronts(edges(points()), symbolic_knobs(backend="operon"))
+    (form,) = front[1:]
+    assert form.template == constants(1)[0] * X
+    assert form.constants == pytest.approx((1.5,))
 
 
 def test_an_unknown_backend_is_refused():

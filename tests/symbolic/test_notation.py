@@ -69,6 +69,11 @@ def test_latex_rounds_for_display_only():
     assert expression.coeff(X) == f(0.123456)
 
 
+@pytest.mark.parametrize("value", [1e15, 1e300, 5e-324, f("1e10000"), f("1e-10000")])
+def test_latex_rounds_numbers_of_any_size(value):
+    assert latex(f(value) * X) == latex(f(value)) + " x"
+
+
 def test_latex_lines_name_every_node_that_is_used(hand_made):
     first, last = latex_lines(hand_made, 0), latex_lines(hand_made, -1)
     assert "h_{1} &=" in first
