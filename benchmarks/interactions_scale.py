@@ -23,7 +23,14 @@ SETUP, EXAMPLES = "digits_resnet18", 4
 SCALES = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01)
 SIZES = {"fit": 2000, "validation": 500}
 ORDER = 3
-KNOBS = Surrogate(hidden=[8], penalties=[1e-7, 1e-6, 1e-5, 1e-4], restarts=1, iterations=40)
+KNOBS = Surrogate(
+    optimiser="levenberg_marquardt",
+    hidden=[8],
+    grid=5,
+    penalties=[1e-7, 1e-6, 1e-5, 1e-4],
+    restarts=1,
+    iterations=40,
+)
 
 
 def of_cubic(data: Split, index: list[Subset]) -> Tensor:

@@ -22,7 +22,7 @@ from kanlib.symbolic import SymbolicKAN, replace_edges
 M, EXAMPLES, ORDER = 16, 32, 3
 SAMPLED = ((3,), (11,), (1, 11))
 COMMAND = claims.Command("python -m benchmarks.interactions_speed")
-KNOBS = Surrogate(hidden=[8], penalties=[1e-3], restarts=1, finalists=1)
+KNOBS = Surrogate(hidden=[8], restarts=1)
 
 
 def by_sympy(symbolic: SymbolicKAN, subset: Subset) -> float:

@@ -9,8 +9,8 @@ from kanlib.setups import Perturbation, Surrogate, Symbolic
 #: Of these a chapter of the book shows a few examples and one member; what is claimed of them is of more.
 EXAMPLES = {"cifar10_resnet18": 12, "imagenet_deit_tiny": 12}
 ENSEMBLES = {
-    "cifar10_resnet18": {"members": 4, "finalists": 4, "restarts": 3},
-    "imagenet_deit_tiny": {"members": 4, "finalists": 4, "restarts": 4},
+    "cifar10_resnet18": {"members": 4},
+    "imagenet_deit_tiny": {"members": 4},
 }
 PEERS = ["linear", "cubic", "trees", "mlp"]
 

@@ -67,7 +67,7 @@ def predictions(p: Surrogate, recorded: store.Artifact) -> dict[str, Tensor]:
         ours = Kan(p).fit(data, validation)
         out, kan = {name: model.predict(test.masks) for name, model in (models | {"kan": ours}).items()}, ours.kan
     if p.members > 1:
-        kan = Kan(p.model_copy(update={"members": 1, "finalists": 2})).fit(data, validation).kan
+        kan = Kan(p.model_copy(update={"members": 1})).fit(data, validation).kan
     knobs = Symbolic.from_setup(p.setup)
     out["short"] = Batch(shorten(kan, data, validation, knobs)[0])(test.masks)
     kans, _ = pykan_fits.fitted(data.of(slice(PYKAN_EXAMPLES)), PYKAN, CORES)

@@ -221,6 +221,28 @@ def paired(scores: pd.DataFrame, metric: str, *, describe: str) -> alt.Chart:
     )
 
 
+def ranked(scores: pd.DataFrame, metric: str, *, describe: str) -> alt.Chart:
+    """``metric`` of each example (a dot) under each method (a row, the best mean first); a bar marks the mean.
+
+    A method that failed on an example has no bar.
+    """
+    mean = scores.groupby("method", sort=False)[metric].agg(lambda values: values.mean(skipna=False))
+    order = [TITLES.get(name, name) for name in mean.sort_values(ascending=False).index]
+    dots, bars = (
+        frame[["method", metric, *more]].dropna().replace({"method": TITLES}).round(4)
+        for frame, more in ((scores, ["example"]), (mean.reset_index(), []))
+    )
+    x = alt.X(metric, type="quantitative", title=f"test {TITLES[metric]}")
+    y = alt.Y("method", type="nominal", sort=order, title=None)
+    seen = [alt.Tooltip(metric, type="quantitative", format=".3f")]
+    return (
+        alt.Chart(dots, description=describe)
+        .mark_point(filled=True, size=50, opacity=0.6)
+        .encode(x, y, tooltip=["method:N", "example:N", *seen])
+        + alt.Chart(bars).mark_tick(thickness=3, size=16).encode(x, y, tooltip=["method:N", *seen])
+    ).properties(width="container", height=26 * len(order))
+
+
 def predicted_against_true(predicted: Mapping[str, Tensor], true: Tensor, *, describe: str) -> alt.Chart:
     """One panel a surrogate: predicted over true responses ``[N]``, with the diagonal.
 

@@ -3,16 +3,19 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 
 from kanlib.errors import BadInputError
 
 Precision = Literal["fp32", "tf32", "bf16"]
+_Piece = TypeVar("_Piece")
+_Result = TypeVar("_Result")
 
 
 def device(name: str) -> torch.device:
@@ -37,6 +40,21 @@ def generator(seed: int, *purpose: str | int) -> torch.Generator:
     """A local CPU generator for one purpose: equal arguments, equal stream; the global state is not touched."""
     digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def workers(device: torch.device) -> int:
+    """How many pieces of work :func:`side_by_side` should do at a time: on the CPU one a thread, else one."""
+    return torch.get_num_threads() if device.type == "cpu" else 1
+
+
+def side_by_side(function: Callable[[_Piece], _Result], pieces: Iterable[_Piece], n: int) -> list[_Result]:
+    """``function`` of every piece, on ``n`` threads, for work whose tensors are too small to share."""
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(n, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(function, pieces))
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager

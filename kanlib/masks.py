@@ -73,6 +73,61 @@ class Split:
         """The masks at these positions, which may repeat."""
         return Split(self.masks[index], self.responses[:, index], self.scale)
 
+    def joined(self, other: "Split") -> "Split":
+        """Its masks and then those of another one, of the same examples."""
+        responses = torch.cat([self.responses, other.responses], 1)
+        return Split(torch.cat([self.masks, other.masks]), responses, self.scale)
+
+    def distinct(self) -> "Split":
+        """Each of its masks once, where it first stands."""
+        _, kind = self.masks.unique(dim=0, return_inverse=True)
+        place = torch.arange(len(kind))
+        first = place.new_full((int(kind.max()) + 1,), len(kind)) if len(kind) else place
+        return self.drawn(first.scatter_reduce(0, kind, place, "amin").sort().values)
+
+    def apart(self, sizes: Sequence[int], seed: int, purpose: str = "apart") -> list["Split"]:
+        """Its distinct masks in parts of these sizes, by a seeded permutation: no mask is in two parts.
+
+        Raises:
+            BadInputError: there are fewer distinct masks than the parts have together.
+        """
+        once = self.distinct()
+        if sum(sizes) > len(once.masks):
+            raise BadInputError(
+                f"parts of {', '.join(map(str, sizes))} masks were asked for, and {len(once.masks)} are distinct; "
+                "ask for fewer."
+            )
+        order = torch.randperm(len(once.masks), generator=generator(seed, "masks", purpose))
+        return [once.drawn(index) for index in order[: sum(sizes)].split(list(sizes))]
+
+    def at(self, masks: Tensor) -> "Split":
+        """These masks ``[n, m]`` and the responses to them, which it must hold.
+
+        Raises:
+            BadInputError: one of them is not among its masks.
+        """
+        place = {tuple(row): i for i, row in enumerate(self.masks.tolist())}
+        rows = [tuple(row) for row in masks.tolist()]
+        if missing := [row for row in rows if row not in place]:
+            raise BadInputError(
+                f"{len(missing)} of {len(rows)} masks are not among the {len(place)} whose responses are known; "
+                "ask for others, or record these too."
+            )
+        return self.drawn(torch.tensor([place[row] for row in rows], dtype=torch.long))
+
+    def with_rest(self) -> "Split":
+        """And the mask of zeros, one in a hundred, to which every response is 0: nothing is scaled there.
+
+        Gaussian masks of many components never come near it; without it a surrogate would be told nothing of the
+        one point that is known for sure.
+        """
+        n = -(-len(self.masks) // 100)
+        masks, responses = (
+            self.masks.new_zeros(n, self.masks.shape[1]),
+            self.responses.new_zeros(len(self.responses), n),
+        )
+        return self.joined(Split(masks, responses, self.scale))
+
     def of(self, examples: Tensor | slice) -> "Split":
         """The same masks, and the responses of some of the examples."""
         return Split(self.masks, self.responses[examples], self.scale)
@@ -120,6 +175,35 @@ def removals(m: int, removed: Sequence[Subset]) -> Tensor:
     for row, subset in zip(masks, removed, strict=True):
         row[list(subset)] = -1
     return masks
+
+
+def every_removal(m: int) -> Tensor:
+    """The masks ``[2^m, m]`` of all sets of components that can be removed, that of none first: σ_j = −1 or 0.
+
+    Raises:
+        BadInputError: ``m`` is above 12.
+    """
+    if m > 12:
+        raise BadInputError(
+            f"all sets of {m} components are {2**m:,}, expected at most 12 components; draw sets at random."
+        )
+    removed = torch.arange(2**m)[:, None] >> torch.arange(m) & 1
+    return 0 - removed.float()
+
+
+def random_removals(n: int, m: int, share: float, seed: int, split: str) -> Tensor:
+    """``n`` masks ``[n, m]``, each component removed (σ_j = −1) with probability ``share``: COAR's design.
+
+    The paper draws sets of exactly ``share · m`` components, its code each component by itself, as here.
+    Source: Shah, Ilyas and Madry (2024), section 3.
+
+    Raises:
+        BadInputError: ``share`` is not between 0 and 1.
+    """
+    if not 0 < share < 1:
+        raise BadInputError(f"share is {share:g}, expected more than 0 and less than 1; set share.")
+    drawn = torch.rand(n, m, generator=generator(seed, "masks", "removal", split))
+    return 0 - (drawn < share).float()
 
 
 def ablations(n: int, m: int, seed: int) -> Tensor:

@@ -1,6 +1,6 @@
 """How well predicted responses match the true ones, and how sure that is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +28,13 @@ TITLES = {
     "mlp": "MLP",
     "kan": "KAN",
     "pykan": "KAN (pykan)",
+    "gaussian_process": "Gaussian process",
+    "leave_one_out": "leave one out",
+    "pair_sums": "sums of pairs",
+    "fourier": "quadratic Fourier",
+    "proxyspex": "ProxySPEX",
+    "kernelshapiq": "KernelSHAP-IQ",
+    "spex": "SPEX",
     "symbolic": "symbolic",
     "short": "symbolic, short",
     "two_lines": "symbolic, two lines",
@@ -87,6 +94,26 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     if table["example"].nunique() > 1:
         text += " ± " + grouped.std().map(_digits, digits=2)
     return text.rename(columns=TITLES, index=TITLES)
+
+
+def means(table: pd.DataFrame, metric: str, *, rows: Sequence[str], columns: str = "method") -> pd.DataFrame:
+    """Mean of ``metric`` over examples as text, for all values of ``rows`` and of ``columns``.
+
+    Where a score is nan, which is what a method that failed has, it says on how many examples instead: a mean of
+    the others would be a mean of the easy ones. Where nothing was asked it says nothing.
+    """
+
+    def said(values: pd.Series) -> str:
+        failed = int(values.isna().sum())
+        return f"failed on {failed} of {len(values)}" if failed else _digits(values.mean(), 3)
+
+    if table.empty:
+        return pd.DataFrame()
+    across = table.groupby([*rows, columns], sort=False)[metric].agg(said).unstack(columns, fill_value="")
+    # In the order of the table, which unstacking loses.
+    order = list(table[[*rows]].drop_duplicates().itertuples(index=False, name=None))
+    across = across[table[columns].unique()].loc[order if len(rows) > 1 else [first for (first,) in order]]
+    return across.rename(columns=TITLES, index=TITLES)
 
 
 def _digits(value: float, digits: int) -> str:

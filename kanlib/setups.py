@@ -270,19 +270,27 @@ class Surrogate(Stage):
     curve: list[Positive] = Field(
         [250, 500, 1000, 2000], max_length=100, description="fit masks of the learning curve"
     )
-    hidden: list[Size] = Field([8], max_length=8, description="nodes of the hidden layers")
-    grid: Size = Field(5, description="intervals of each edge's spline")
+    hidden: list[Size] = Field([8, 8], max_length=8, description="nodes of the hidden layers")
+    grid: Size = Field(8, description="intervals of each edge's spline")
     spline_order: Literal[3, 5] = Field(3, description="order k of the spline: 3 or 5")
-    penalties: list[Weight] = Field(
-        [1e-4, 1e-3], min_length=1, max_length=100, description="on roughness, to choose from on validation"
+    restarts: Few = Field(2, description="random starts for each decay or penalty, of whatever starts at random")
+    members: Few = Field(1, description="how many of the best are averaged, of whatever starts at random")
+    decays: list[Weight] = Field(
+        [0.1, 0.3], min_length=1, max_length=100, description="of weights, to choose from on validation"
     )
-    restarts: Few = Field(3, description="random starts for each penalty")
-    finalists: Few = Field(2, description="candidates that go on with all masks")
-    members: Few = Field(1, description="how many of the best are averaged to one KAN")
-    iterations: Positive = Field(24, description="Levenberg-Marquardt steps at most")
-    contest: Positive = Field(4, description="candidates compete on one in so many masks; 1: all take all steps")
-    relaxed: Weight = Field(1.0, description="times the penalty, for the last third of the steps")
-    outside: float = Field(0.0, ge=0, lt=1, description="share of hidden values beyond either end of a grid")
+    steps: Positive = Field(1600, description="minibatch steps")
+    minibatch: Batch = Field(100, description="masks a minibatch step")
+    optimiser: Literal["adamw", "levenberg_marquardt"] = Field(
+        "adamw", description="of the KANs: adamw in minibatches, or levenberg_marquardt on all masks"
+    )
+    penalties: list[Weight] = Field(
+        [1e-4, 1e-3], min_length=1, max_length=100, description="on roughness, for levenberg_marquardt"
+    )
+    finalists: Few = Field(2, description="its candidates that go on with all masks")
+    iterations: Positive = Field(24, description="its steps at most")
+    contest: Positive = Field(4, description="its candidates compete on one in so many masks; 1: on all")
+    relaxed: Weight = Field(1.0, description="times its penalty, for the last third of the steps")
+    outside: float = Field(0.0, ge=0, lt=1, description="share of hidden values beyond either end of its grids")
     pykan_steps: Positive = Field(100, description="LBFGS steps of pykan")
     device: Literal["cpu", "cuda"] = Field("cpu", description="that fits the KANs: cpu or cuda")
     n_bootstrap: int = Field(
@@ -322,6 +330,64 @@ class Interactions(Stage):
     max_order: int = Field(3, ge=2, le=4, description="highest order k of L_S, from 2 to 4")
     refits: int = Field(
         10, ge=0, le=10_000, description="KANs fitted to resampled masks, behind standard errors; 0: none"
+    )
+
+
+class Evaluation(Stage):
+    """Every regime of masks, and every method a reader would have taken instead."""
+
+    section: ClassVar[str] = "evaluation"
+
+    n_examples: Positive = Field(2, description="examples, the first of 01_perturbation")
+    methods: list[
+        Literal[
+            "linear",
+            "quadratic",
+            "cubic",
+            "trees",
+            "mlp",
+            "kan",
+            "pykan",
+            "gaussian_process",
+            "leave_one_out",
+            "pair_sums",
+            "fourier",
+            "proxyspex",
+            "kernelshapiq",
+            "spex",
+        ]
+    ] = Field(
+        [
+            "linear",
+            "quadratic",
+            "cubic",
+            "trees",
+            "mlp",
+            "kan",
+            "gaussian_process",
+            "leave_one_out",
+            "pair_sums",
+            "fourier",
+            "proxyspex",
+            "kernelshapiq",
+            "spex",
+        ],
+        min_length=1,
+        max_length=100,
+        description="surrogates, and models of removals alone",
+    )
+    scales: list[Scale] = Field(
+        [0.1, 0.25, 0.5, 1.0, 1.5], max_length=100, description="of Gaussian masks to train and test on"
+    )
+    n_fit: Positive = Field(1000, description="Gaussian fit masks of each scale")
+    n_validation: Positive = Field(250, description="Gaussian validation masks of each scale")
+    n_test: Positive = Field(500, description="test masks of each regime at most")
+    share: float = Field(0.25, gt=0, lt=1, description="probability that COAR's masks remove a component")
+    budgets: list[Positive] = Field(
+        [32, 64, 128, 256, 512],
+        min_length=1,
+        max_length=100,
+        description="removal masks to fit and validate on",
     )
 
 

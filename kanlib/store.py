@@ -31,7 +31,7 @@ _IMPORTED = time.time()
 
 NOTEBOOKS = ROOT / "notebooks"
 #: Kinds of artifacts that are no tensors.
-_SUFFIX = {"scores": ".parquet", "curve": ".parquet", "symbolic": ".json"}
+_SUFFIX = {"scores": ".parquet", "curve": ".parquet", "evaluation": ".parquet", "symbolic": ".json"}
 
 
 @dataclass(frozen=True)

@@ -48,11 +48,13 @@ def fitted():
     source = torch.Generator().manual_seed(0)
 
     def true(s):
-        return torch.stack([torch.exp(0.3 * s[:, 0]) - torch.tanh(s[:, 1] + s[:, 2]), (s[:, 0] - s[:, 2]).sin()])
+        first = torch.expm1(0.3 * s[:, 0]) - torch.tanh(s[:, 1] + s[:, 2])
+        return torch.stack([first, (s[:, 0] - s[:, 2]).sin()])
 
     masks = [torch.randn(n, 3, generator=source) for n in (300, 150, 300)]
     data, validation, test = (Split(s, true(s)) for s in masks)
-    found = fit(data, validation, knobs(hidden=[3], penalties=[1e-5, 1e-4], restarts=2, iterations=80))
+    settings = knobs(hidden=[3], penalties=[1e-5, 1e-4], restarts=2, iterations=80)
+    found = fit(data, validation, settings)
     return SimpleNamespace(fit=data, test=test, true=true, kan=found.kan, found=found)
 
 

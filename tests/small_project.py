@@ -20,12 +20,20 @@ SMALL = {
         "curve": [100],
         "hidden": [2],
         "grid": 3,
-        "penalties": [1e-3],
+        "decays": [0.1],
         "restarts": 1,
-        "iterations": 6,
+        "steps": 40,
         "n_bootstrap": 50,
     },
     "symbolic": {"max_degree": 4, "refit_steps": 3},
+    "evaluation": {
+        "methods": ["linear", "kan", "gaussian_process", "leave_one_out", "pair_sums", "proxyspex", "spex"],
+        "scales": [0.5, 1.0],
+        "n_fit": 100,
+        "n_validation": 30,
+        "n_test": 40,
+        "budgets": [40, 80],
+    },
 }
 
 
@@ -101,6 +109,6 @@ def copied(target, changes=SMALL):
     default = target / "notebooks/setups/digits_resnet18.yaml"
     whole = yaml.safe_load(default.read_text(encoding="utf8"))
     for key, value in changes.items():
-        whole[key] = whole[key] | value if isinstance(value, dict) else value
+        whole[key] = whole.get(key, {}) | value if isinstance(value, dict) else value
     default.write_text(yaml.safe_dump(whole), encoding="utf8")
     return target

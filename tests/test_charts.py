@@ -30,6 +30,7 @@ def drawn():
         ),
         "columns": charts.panels(frame.assign(d="e"), x="a", y="b", color="c", column="d", log=True, describe="d"),
         "paired": charts.paired(scores, "pearson", describe="d"),
+        "ranked": charts.ranked(scores.rename(columns={"surrogate": "method"}), "pearson", describe="d"),
         "predicted": charts.predicted_against_true({"kan": true**3}, true, describe="d"),
         "heat_map": charts.heat_map(torch.tensor([[0.0, -2.0], [-2.0, 0.0]]), ["p", "q"], title="L", describe="d"),
         "beside": charts.beside(
@@ -47,6 +48,14 @@ def test_every_chart_is_valid_described_and_carries_its_data(name):
     spec = drawn()[name].to_dict()  # Altair validates against the schema
     assert "d" in (spec.get("description"), spec.get("layer", [{}])[0].get("description"))
     assert next(iter(spec["datasets"].values()))
+
+
+def test_a_method_that_failed_on_an_example_has_no_bar():
+    scores = pd.DataFrame({"method": ["linear", "linear", "kan", "kan"], "example": [1, 2, 1, 2]})
+    spec = charts.ranked(scores.assign(spearman=[0.5, 0.7, 0.9, float("nan")]), "spearman", describe="d").to_dict()
+    dots, bars = (spec["datasets"][layer["data"]["name"]] for layer in spec["layer"])
+    assert len(dots) == 3
+    assert bars == [{"method": "COAR (linear)", "spearman": 0.6}]
 
 
 def test_edges_are_drawn_beside_their_closed_forms(fitted):

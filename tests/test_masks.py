@@ -7,7 +7,16 @@ import torch
 from scipy import stats
 
 from kanlib.errors import BadInputError
-from kanlib.masks import Split, ablations, gaussian, one_at_a_time, removals, subsets
+from kanlib.masks import (
+    Split,
+    ablations,
+    every_removal,
+    gaussian,
+    one_at_a_time,
+    random_removals,
+    removals,
+    subsets,
+)
 from kanlib.store import Artifact
 
 
@@ -68,6 +77,77 @@ def test_ablations_begin_with_each_component_and_each_pair_and_go_on_at_random()
     assert ablations(5, 1, 0).shape == (5, 1)
     # Shares are uniform: sets of every size occur.
     assert set((-masks[10:]).sum(1).int().tolist()) == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("m", [1, 3, 12])
+def test_every_removal_is_there_once_and_that_of_nothing_first(m):
+    masks = every_removal(m)
+    assert masks.shape == (2**m, m)
+    assert len(masks.unique(dim=0)) == 2**m
+    assert masks.unique().tolist() == [-1, 0]
+    assert not masks[0].any()
+
+
+def test_more_than_twelve_components_have_too_many_sets():
+    with pytest.raises(BadInputError, match=r"all sets of 13 components are 8,192, expected at most 12"):
+        every_removal(13)
+
+
+def test_random_removals_remove_each_component_as_often_as_asked(same_global_rng):
+    masks = random_removals(4000, 3, 0.2, 0, "share")
+    assert masks.unique().tolist() == [-1, 0]
+    assert (masks.mean(0) + 0.2).abs().max() < 0.03
+    assert torch.equal(masks, random_removals(4000, 3, 0.2, 0, "share"))
+    assert not torch.equal(masks, random_removals(4000, 3, 0.2, 1, "share"))
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.1])
+def test_a_share_is_between_none_and_all(share):
+    with pytest.raises(BadInputError, match=r"share is .*, expected more than 0 and less than 1; set share"):
+        random_removals(5, 3, share, 0, "share")
+
+
+def of_masks(masks):
+    """A split whose responses number the masks."""
+    return Split(masks, torch.arange(len(masks)).expand(2, -1).float())
+
+
+def test_distinct_masks_stand_where_they_first_stood():
+    split = of_masks(removals(3, [(1,), (0,), (1,), (0, 2), (0,)]))
+    once = split.distinct()
+    assert once.responses[0].tolist() == [0, 1, 3]
+    assert torch.equal(once.masks, split.masks[[0, 1, 3]])
+    assert len(of_masks(torch.zeros(0, 3)).distinct().masks) == 0
+
+
+def test_no_mask_is_in_two_parts():
+    split = of_masks(torch.cat([every_removal(5), every_removal(5)]))
+    parts = split.apart([20, 4, 8], 0)
+    assert [len(part.masks) for part in parts] == [20, 4, 8]
+    rows = [tuple(row) for part in parts for row in part.masks.tolist()]
+    assert len(set(rows)) == 32
+    again, other = (split.apart([20, 4, 8], seed)[0].masks for seed in (0, 1))
+    assert torch.equal(parts[0].masks, again)
+    assert not torch.equal(parts[0].masks, other)
+    with pytest.raises(BadInputError, match=r"parts of 30, 3 masks were asked for, and 32 are distinct"):
+        split.apart([30, 3], 0)
+
+
+def test_a_split_is_asked_for_masks_that_it_holds():
+    split = of_masks(every_removal(3))
+    masks = removals(3, [(2,), (), (2,), (0, 1)])
+    found = split.at(masks)
+    assert torch.equal(found.masks, masks)
+    assert found.responses[0].tolist() == [4, 0, 4, 3]
+    with pytest.raises(BadInputError, match=r"2 of 3 masks are not among the 8 whose responses are known"):
+        split.at(torch.tensor([[-0.5, 0, 0], [0, 0, 0], [1, 0, 0]]))
+
+
+def test_splits_are_joined_in_order(split):
+    both = split.part(2).joined(split.drawn(torch.tensor([5])))
+    assert torch.equal(both.masks, split.masks[[0, 1, 5]])
+    assert torch.equal(both.responses, split.responses[:, [0, 1, 5]])
+    assert both.scale == 0.5
 
 
 @pytest.fixture

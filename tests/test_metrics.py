@@ -183,3 +183,20 @@ def test_of_several_fits_the_mean_pearson_is_ahead():
     both = metrics.ahead(torch.stack([near, far]), near, true, 300)
     alone = metrics.ahead(far, near, true, 300)
     assert both == pytest.approx(tuple(v / 2 for v in alone))
+
+
+def test_a_mean_over_examples_leaves_none_out():
+    table = pd.DataFrame(
+        {
+            "tested": ["b", "b", "b", "b", "a", "a"],
+            "method": ["linear", "linear", "kan", "kan", "linear", "linear"],
+            "pearson": [0.5, 0.25, 0.75, float("nan"), 0.1, 0.3],
+        }
+    )
+    found = metrics.means(table, "pearson", rows=["tested"])
+    assert found.index.tolist() == ["b", "a"]
+    assert found["COAR (linear)"].tolist() == ["0.375", "0.2"]
+    assert found["KAN"].tolist() == ["failed on 1 of 2", ""]
+    two = metrics.means(table.assign(trained="c"), "pearson", rows=["trained", "tested"])
+    assert two.index.tolist() == [("c", "b"), ("c", "a")]
+    assert metrics.means(table[:0], "pearson", rows=["tested"]).empty

@@ -10,6 +10,7 @@ Example: a linear surrogate, coefficients up to order 3 at σ = 0, and averaged 
 """
 
 from kanlib.attribution.averages import bias_corrected, smoothed_of_network, smoothed_of_symbolic
+from kanlib.attribution.baselines import BASELINES
 from kanlib.attribution.certainty import certainty_table, fidelity, resampled
 from kanlib.attribution.coefficients import (
     derivative_errors,
@@ -22,6 +23,7 @@ from kanlib.attribution.coefficients import (
 from kanlib.attribution.surrogates import SURROGATES, Surrogate
 
 __all__ = [
+    "BASELINES",
     "SURROGATES",
     "Surrogate",
     "bias_corrected",

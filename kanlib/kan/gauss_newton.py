@@ -40,6 +40,11 @@ class Shape:
         return [(o, i, n) for o, i in zip((*self.hidden, 1), (self.m, *self.hidden), strict=True)]
 
     @property
+    def n_features(self) -> int:
+        """Features of all hidden nodes."""
+        return max(1, sum(i * n for _, i, n in self.layers[1:]))
+
+    @property
     def n_parameters(self) -> int:
         """Coefficients of all edges, and the bias."""
         return sum(o * i * n for o, i, n in self.layers) + 1

@@ -126,6 +126,11 @@ class KAN:
         """The KANs on that device, or in that precision."""
         return tree_map(lambda v: v.to(place), self)
 
+    def through_rest(self) -> "KAN":
+        """The KANs less what they answer to the mask of zeros, so that g(0) = 0."""
+        at_rest = self.activations(self.bias.new_zeros(1, self.widths[0]))[-1]
+        return KAN(self.grids, self.coefs, -at_rest[:, 0, 0], self.order)
+
     def detached(self) -> "KAN":
         """The KANs without the graph that they were computed by."""
         return tree_map(Tensor.detach, self)

@@ -11,7 +11,7 @@ from kanlib.attribution.surrogates import SURROGATES, Linear
 from kanlib.masks import Split
 from kanlib.setups import Surrogate
 
-KNOBS = Surrogate(hidden=[2], grid=3, penalties=[1e-4], restarts=2, iterations=30, pykan_steps=8)
+KNOBS = Surrogate(hidden=[4], grid=4, decays=[0.03], restarts=2, steps=400, pykan_steps=8)
 EXAMPLES = 2
 
 
@@ -22,12 +22,12 @@ def splits(true, dtype=torch.float32, n=200):
 
 
 def curved(s):
-    return torch.stack([s[:, 0] * s[:, 1] + s[:, 2] + 4, torch.tanh(s[:, 0]) - s[:, 1] ** 2])
+    return torch.stack([s[:, 0] * s[:, 1] + s[:, 2], torch.tanh(s[:, 0]) - s[:, 1] ** 2])
 
 
 def straight(s):
     weights = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, 1e-3]], dtype=s.dtype)
-    return weights @ s.T + torch.tensor([[0.25], [-7.0]], dtype=s.dtype)
+    return weights @ s.T
 
 
 def relative_error(surrogate, split):
@@ -73,7 +73,7 @@ def test_the_linear_one_is_exact_on_linear_responses():
 def test_units_of_the_response_do_not_matter(name):
     # The MLP is as slow here as all others together, and shares what it is about with the trees.
     fit, validation, test = splits(lambda s: curved(s) + straight(s))
-    scaled = [Split(s.masks, 1e3 * s.responses - 5e3) for s in (fit, validation, test)]
+    scaled = [Split(s.masks, 1e3 * s.responses) for s in (fit, validation, test)]
     plain, large = SURROGATES[name](KNOBS), SURROGATES[name](KNOBS)
     error = relative_error(plain.fit(fit, validation), test)
     torch.testing.assert_close(
@@ -97,12 +97,30 @@ def test_what_is_chosen_is_chosen_on_validation(name):
     assert (relative_error(honest, test) < relative_error(misled, test)).all()
 
 
-def test_the_linear_one_is_least_squares_with_an_intercept():
+@pytest.mark.parametrize("name", SURROGATES)
+def test_every_surrogate_is_right_at_rest(name):
+    fit, validation, _ = splits(lambda s: curved(s) + straight(s))
+    at_rest = SURROGATES[name](KNOBS).fit(fit, validation).predict(torch.zeros(1, fit.masks.shape[1]))
+    assert (at_rest.abs() <= 1e-6 * fit.responses.std(1, keepdim=True)).all()
+
+
+@pytest.mark.parametrize("name", ["mlp", "kan"])
+def test_whatever_starts_at_random_has_members(name):
+    fit, validation, test = splits(curved)
+    one, two, again = (
+        SURROGATES[name](KNOBS.model_copy(update={"members": n})).fit(fit, validation).predict(test.masks)
+        for n in (1, 2, 2)
+    )
+    assert torch.equal(two, again)
+    assert not torch.allclose(one, two, rtol=1e-3)
+
+
+def test_the_linear_one_is_least_squares_without_an_intercept():
     fit, validation, test = splits(curved)
     model = Linear(KNOBS).fit(fit, validation)
 
     def design(masks):
-        return np.column_stack([masks.double().numpy(), np.ones(len(masks))])
+        return masks.double().numpy()
 
     solution = np.linalg.lstsq(design(fit.masks), fit.responses.double().T.numpy(), rcond=None)[0]
     np.testing.assert_allclose(model.predict(test.masks).T, design(test.masks) @ solution, rtol=1e-7, atol=1e-9)
@@ -122,11 +140,13 @@ def test_polynomials_are_exact_on_their_like_and_choose_their_ridge(name, degree
     model = SURROGATES[name](KNOBS).fit(*noisy)
     expand = PolynomialFeatures(degree, include_bias=False)
     x, v = (expand.fit_transform(s.masks.double().numpy()) for s in noisy)
-    scaler = StandardScaler().fit(x)
+    scaler = StandardScaler(with_mean=False).fit(x)
     for e in range(EXAMPLES):
         errors = []
         for ridge in np.logspace(-2, 4, 13):
-            reference = RidgeCV([ridge]).fit(scaler.transform(x), noisy[0].responses[e].numpy())
+            reference = RidgeCV([ridge], fit_intercept=False).fit(
+                scaler.transform(x), noisy[0].responses[e].numpy()
+            )
             errors.append(np.square(reference.predict(scaler.transform(v)) - noisy[1].responses[e].numpy()).mean())
         assert model.chosen[e] == int(np.argmin(errors))
 
@@ -135,15 +155,18 @@ def test_the_kan_takes_its_knobs():
     fit, validation, _ = splits(curved)
 
     def fitted(**changes):
-        small = {"hidden": [3, 2], "grid": 4, "spline_order": 5, "iterations": 2}
+        small = {"hidden": [3, 2], "grid": 4, "spline_order": 5, "steps": 20}
         return SURROGATES["kan"](KNOBS.model_copy(update=small | changes)).fit(fit, validation).kan
 
     kan = fitted()
     assert kan.widths == (3, 3, 2, 1)
     assert (kan.order, kan.coefs[0].shape[3]) == (5, 1 + 4 + 5)
-    for name, value in {"contest": 1, "relaxed": 0.1, "outside": 0.05}.items():
-        other, usual = fitted(iterations=6, **{name: value}), fitted(iterations=6)
+    exact = {"optimiser": "levenberg_marquardt", "iterations": 6}
+    for name, value in {"contest": 1, "relaxed": 0.1, "outside": 0.05, "penalties": [0.1]}.items():
+        other, usual = fitted(**exact, **{name: value}), fitted(**exact)
         assert not torch.equal(other.coefs[0], usual.coefs[0]), name
+    for name, value in {"decays": [3.0], "steps": 21, "minibatch": 50}.items():
+        assert not torch.equal(fitted(**{name: value}).coefs[0], kan.coefs[0]), name
     assert fitted(members=2).widths == (3, 6, 4, 1)
 
 

@@ -3,10 +3,10 @@ import torch
 from torch.func import jacrev
 
 from kanlib.kan import search
-from kanlib.kan.fitting import _start
 from kanlib.kan.gauss_newton import Pairs, Shape, gauss_newton
 from kanlib.kan.kan import weighted_sums
 from kanlib.kan.search import Problem, Search, first_features, regridded
+from kanlib.kan.second_order import _start
 from kanlib.kan.splines import features, grid_over, roughness
 from kanlib.kan.trees import tree_map
 from tests.helpers import randn

@@ -5,8 +5,9 @@ import torch
 
 from kanlib.kan.kan import KAN
 from kanlib.metrics import pearson
-from kanlib.symbolic import shortening
+from kanlib.symbolic import edges, shortening
 from kanlib.symbolic.closed_forms import X
+from kanlib.symbolic.edges import OVERHANG
 from kanlib.symbolic.shortening import (
     Priced,
     best_of,
@@ -66,11 +67,19 @@ def test_nothing_leads_into_a_node_that_leads_nowhere(found):
 
 
 def test_effects_are_the_variance_that_an_edge_brings_into_the_output(found, fitted):
-    """For edges into the last node they are so, up to the part of the weights that is spread over the tails."""
+    """For edges into the last node, over masks and, by their small share, evenly over the tails."""
     inside = fitted.kan.activations(fitted.fit.masks)
-    brought = fitted.kan.edge_values(1, inside[1])[:, :, 0].var(2) / inside[2].var(2)
+    low, high = inside[1].amin(2, keepdim=True), inside[1].amax(2, keepdim=True)
+    low, high = low - OVERHANG * (high - low), high + OVERHANG * (high - low)
+    even = low + (high - low) * torch.linspace(0, 1, 500)
+    shares = {1 - edges._EVEN_WEIGHT: inside[1], edges._EVEN_WEIGHT: even}
+    moments = [
+        sum(share * fitted.kan.edge_values(1, x)[:, :, 0].double().pow(r).mean(2) for share, x in shares.items())
+        for r in (1, 2)
+    ]
+    brought = (moments[1] - moments[0].square()) / inside[2].double().var(2)
     measured = torch.tensor([[row[0] for row in of_example.effects[1]] for of_example in found])
-    torch.testing.assert_close(measured, brought.float(), rtol=1.5, atol=0.02)
+    torch.testing.assert_close(measured, brought.float(), rtol=0.05, atol=0.005)
 
 
 def test_the_front_is_scored_on_validation_masks(found, fitted):
