@@ -38,10 +38,16 @@ ALONE = {
 LOW = -0.005  # that the interval of the KAN's lead should not go below
 
 
-def recorded(setup: str, site: str) -> list[Split]:
-    """Fit, validation and test responses of all reported examples."""
+def recorded(setup: str, site: str, example_set: str = "reported", n_examples: int = 12) -> list[Split]:
+    """Fit, validation and test responses of the recorded examples."""
     n = max(SIZES[site])
-    knobs = {"source": "frozen", "gate_site": site, "n_examples": 12, "n_fit": n}
+    knobs = {
+        "source": "frozen",
+        "gate_site": site,
+        "example_set": example_set,
+        "n_examples": n_examples,
+        "n_fit": n,
+    }
     p = Perturbation.from_setup(setup, knobs)
     answers = Frozen(p)
     sizes = {"fit": n, "validation": p.n_validation, "test": p.n_test}

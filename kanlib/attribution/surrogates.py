@@ -140,7 +140,10 @@ class Cubic(Polynomial):
 
 @dataclass
 class EachExample(ThroughRest):
-    """Models that predict as scikit-learn's do, an example each, and that know nothing of rest."""
+    """Models that predict as scikit-learn's do, an example each.
+
+    Such models, trees among them, need not be continuous: at σ = 0, which they see as others do, they answer 0.
+    """
 
     models: list[Any] = field(init=False)
 
@@ -157,6 +160,10 @@ class EachExample(ThroughRest):
     @abstractmethod
     def best(self, x: np.ndarray, y: np.ndarray, unseen: np.ndarray, truth: np.ndarray) -> Any:
         """The model of one example, fitted to ``x`` ``[N, m]`` and ``y`` ``[N]``, chosen on the other two."""
+
+    def predict(self, masks: Tensor) -> Tensor:
+        """``[E, N]`` (fp64)."""
+        return self.values(masks).double().masked_fill((masks == 0).all(1), 0.0)
 
     def values(self, masks: Tensor) -> Tensor:
         """``[E, N]``."""

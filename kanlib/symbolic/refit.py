@@ -19,7 +19,8 @@ def refitted(symbolic: Sequence[SymbolicKAN], data: Split, validation: Split, st
     """Every constant of every symbolic KAN moved to lower ``mean_i (ĝ(σ_i) − y_i)²`` on the fit masks.
 
     Of all steps each keeps the one of lowest validation error; where that is the first, it is returned as it came.
-    So it is where an edge would get a pole among its inputs.
+    So it is where an edge would get a pole among its inputs. The response at rest, 0, counts among the others, and
+    what is left there in the end is taken off: ĝ(0) = 0.
 
     Args:
         symbolic: E symbolic KANs.
@@ -31,8 +32,8 @@ def refitted(symbolic: Sequence[SymbolicKAN], data: Split, validation: Split, st
     size = max(1, _BATCH_NUMBERS // Batch(symbolic).start.shape[1] ** 2)
     for part in torch.arange(len(symbolic)).split(size):
         batch = Batch([symbolic[e] for e in part])
-        out += _refitted(batch, data.of(part), validation.of(part), steps)
-    return out
+        out += _refitted(batch, data.of(part).with_rest(), validation.of(part), steps)
+    return [one.through_rest() for one in out]
 
 
 def _refitted(batch: Batch, data: Split, validation: Split, steps: int) -> list[SymbolicKAN]:

@@ -105,14 +105,14 @@ def candidates(
 
 
 def replace_edges(kan: KAN, masks: Tensor, knobs: Knobs) -> list[SymbolicKAN]:
-    """Every edge replaced, nothing pruned or refitted: the faithful symbolic KANs of E KANs.
+    """Every edge replaced, nothing pruned or refitted: the faithful symbolic KANs of E KANs, with ĝ(0) = 0.
 
     Args:
         kan: E fitted KANs.
         masks: fit masks ``[N, m]``.
         knobs: see :class:`kanlib.symbolic.engines.Knobs`.
     """
-    return [found.faithful(knobs.r2) for found in candidates(kan, masks, knobs)]
+    return [found.faithful(knobs.r2).through_rest() for found in candidates(kan, masks, knobs)]
 
 
 def shorten(

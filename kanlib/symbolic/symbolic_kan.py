@@ -101,6 +101,12 @@ class SymbolicKAN:
         """What enters each layer, and last the output, ``[width, N]`` each."""
         return [h[0] for h in Batch([self]).activations(masks)]
 
+    def through_rest(self) -> "SymbolicKAN":
+        """The one less what it answers to the mask of zeros, so that ĝ(0) = 0."""
+        at_rest = self(torch.zeros(1, len(self.forms[0]), dtype=torch.float64))
+        *before, (bias,) = self.biases
+        return SymbolicKAN(self.forms, [*before, [bias - float(at_rest)]])
+
     def to_json(self) -> dict:
         """A JSON value from which :meth:`from_json` restores every number exactly."""
         return {

@@ -9,7 +9,7 @@ from kanlib.store import Artifact
 from kanlib.symbolic.closed_forms import X
 from kanlib.symbolic.shortening import replace_edges
 from kanlib.symbolic.symbolic_kan import Batch, SymbolicKAN
-from tests.helpers import symbolic_kan, symbolic_knobs
+from tests.helpers import randn, symbolic_kan, symbolic_knobs
 
 
 def by_hand(s):
@@ -115,3 +115,11 @@ def test_the_faithful_and_the_short_ones_are_read_from_what_was_written(hand_mad
 
 def test_json_has_edges_and_biases_and_nothing_else(hand_made):
     assert hand_made.to_json().keys() == {"edges", "biases"}
+
+
+def test_what_it_answers_at_rest_can_be_taken_off():
+    one = symbolic_kan([[[X**2 + 3], [sympy.exp(X)]], [[sympy.sin(X) + 1]]], 0.5)
+    shifted = one.through_rest()
+    masks = randn(20, 2)
+    assert abs(float(shifted(torch.zeros(1, 2))[0])) <= 1e-12
+    torch.testing.assert_close(shifted(masks), one(masks) - one(torch.zeros(1, 2)))
