@@ -6,4 +6,4 @@ ground floor (from ``errors`` to ``masks``: files, setups, claims, metrics) serv
 ground < networks < attribution; ``networks`` and the mathematics of ``kan`` and ``symbolic`` never meet.
 """
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
