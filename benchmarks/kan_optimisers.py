@@ -11,6 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -23,7 +24,7 @@ TARGET = store.ROOT / "data" / "kan_optimisers.json"
 SETUPS = ("cifar10_resnet18", "imagenet_deit_tiny")
 MASKS = 4000
 KAN = {"hidden": [12, 8], "grid": 6, "restarts": 2}
-WAYS = {
+WAYS: dict[str, list[dict[str, Any]]] = {
     "minibatches (AdamW)": [{"decays": [0.3], "steps": n} for n in (200, 400, 800, 1600, 3200)],
     "second order": [
         {"optimiser": "levenberg_marquardt", "penalties": [3e-4], "contest": 1, "iterations": n}
