@@ -1,9 +1,14 @@
-"""What the scripts of ``benchmarks/`` left in ``data/``, and what ran for the book, as tables and charts.
+"""What the scripts of ``benchmarks/`` left in ``data/``, and what ran for the book: in words, tables and charts.
 
-The directives are ``{claims}``, ``{rows}``, ``{sweep}``, ``{panels}`` and ``{status}``.
+The roles ``{claim}`` and ``{verdict}`` quote a row of the ledger of claims within a sentence, by its id. The
+directives are ``{claims}``, ``{standings}``, ``{rows}``, ``{sweep}``, ``{panels}`` and ``{status}``.
 """
 
 import json
+import math
+import re
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,29 +16,183 @@ import pandas as pd
 from docutils import nodes
 from docutils.parsers.rst import Directive, directives
 from offline import chart_html
+from sphinx.addnodes import pending_xref
+from sphinx.util.docutils import SphinxRole
 
 from kanlib import charts, setups, sources, store
+from kanlib.claims import Claim, read
+from kanlib.errors import BadInputError, nearest
 
 DATA = Path(__file__).parents[2] / "data"
-COLUMNS = {"claim": 46, "value": 18, "target": 12, "measured": 24}
+LEDGER = DATA / "claims.json"
+COLUMNS = {"claim": 44, "value": 17, "target": 11, "met?": 8, "measured": 20}
+#: Families of claims about the software; all others are about the method.
+SOFTWARE = {"book", "code", "faults", "safe"}
+#: What a row's interval can say of a difference, the best first.
+STANDINGS = ("ahead", "level", "behind")
+_AIM = re.compile(r"(?P<before>; )?the aim, (?P<aim>.+?), is (?P<outcome>met|missed)(?P<after>; )?")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A claim as the book shows it.
+
+    Attributes:
+        claim: its row of the ledger; an aim in the statement stands in the target instead.
+        met: ``yes``, ``no``, or ``not promised`` where there is no target.
+    """
+
+    claim: Claim
+    met: str
+
+    @classmethod
+    def of(cls, claim: Claim) -> "Row":
+        """Read an aim that stands in the statement, and whether the target is met.
+
+        An aim without comparison is a bound on the value, on the side that its outcome tells.
+        """
+        if not (found := _AIM.search(claim.statement)):
+            return cls(claim, ("yes" if claim.holds() else "no") if claim.target else "not promised")
+        aim, met = found["aim"], found["outcome"] == "met"
+        if re.fullmatch(r"-?[\d.]+", aim):
+            aim = f"{'>=' if (claim.value >= float(aim)) == met else '<='} {aim}"
+        between = "; " if found["before"] and found["after"] else ""
+        statement = _AIM.sub(between, claim.statement, count=1).replace(" ()", "")
+        return cls(replace(claim, statement=statement, target=aim), "yes" if met else "no")
+
+
+def rows_of() -> dict[str, Row]:
+    """All rows of the ledger by id."""
+    return {claim.id: Row.of(claim) for claim in read(LEDGER)}
+
+
+def figure(claim: Claim) -> str:
+    """Its value and interval, to two digits of the interval's width; a figure without interval to four digits.
+
+    An end that is not 0 is not shown as 0.
+    """
+    ends = [abs(end) for end in (claim.high - claim.low, claim.low, claim.high) if end]
+    if claim.low == claim.high:
+        return _number(claim.value)
+    digits = max(0, 1 - math.floor(math.log10(ends[0])), *(-math.floor(math.log10(end)) for end in ends[1:]))
+    value, low, high = (
+        f"{v:,.{digits}f}" if digits <= 6 else f"{v:.3g}" for v in (claim.value, claim.low, claim.high)
+    )
+    return f"{value} [{low}, {high}]".replace("-", "−")
+
+
+def standing(claim: Claim) -> str:
+    """What its interval says of a difference: ``ahead``, ``behind``, or ``level`` where it holds 0."""
+    return "ahead" if claim.low > 0 else "behind" if claim.high < 0 else "level"
+
+
+def anchor(claim: Claim) -> str:
+    """Where its row stands on the page of claims."""
+    return nodes.make_id(f"claim-{claim.id}")
+
+
+def _link(claim: Claim, content: nodes.Node, page: str) -> pending_xref:
+    """From a page to the row; resolved once all pages are read."""
+    to = {"refdomain": "std", "reftype": "ref", "reftarget": anchor(claim), "refexplicit": True}
+    return pending_xref("", content, refdoc=page, refwarn=True, **to)
+
+
+def _unknown(name: str, rows: dict[str, Row]) -> BadInputError:
+    return BadInputError(f"claim {name} is unknown to {LEDGER.name}; did you mean {nearest(name, rows)}?")
+
+
+def _number(value: float) -> str:
+    return (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}").replace("-", "−")
+
+
+class Quoted(SphinxRole):
+    """``{claim}`id```: a row's figure with its interval, and a link to the row."""
+
+    def words(self, claim: Claim) -> str:
+        """What is printed."""
+        return figure(claim)
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        """Return the link."""
+        self.env.note_dependency(str(LEDGER))
+        rows = rows_of()
+        if self.text not in rows:
+            error = self.inliner.reporter.error(str(_unknown(self.text, rows)), line=self.lineno)
+            return [nodes.problematic(self.rawtext, self.rawtext)], [error]
+        claim = rows[self.text].claim
+        return [_link(claim, nodes.inline("", self.words(claim), classes=["claim"]), self.env.docname)], []
+
+
+class Verdict(Quoted):
+    """``{verdict}`id```: whether a difference is ahead, behind or level, and its figure."""
+
+    def words(self, claim: Claim) -> str:
+        """What is printed."""
+        return f"{standing(claim)} ({figure(claim)})"
 
 
 class Claims(Directive):
-    """Every row of the ledger, in the order of its ids."""
+    """The ledger's rows about the ``method`` or the ``software``; those that miss their target first."""
+
+    required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
         """Return the table."""
-        rows = []
-        for claim in _read(self, "claims.json"):
-            interval = "" if claim["low"] == claim["high"] else f" [{claim['low']:.3g}, {claim['high']:.3g}]"
+        env = self.state.document.settings.env
+        env.note_dependency(str(LEDGER))
+        software = directives.choice(self.arguments[0], ("method", "software")) == "software"
+        rows = [row for row in rows_of().values() if (row.claim.id.split(".")[0] in SOFTWARE) == software]
+        table = []
+        for row in sorted(rows, key=lambda row: (("no", "yes", "not promised").index(row.met), row.claim.id)):
+            claim, place = row.claim, anchor(row.claim)
+            own = nodes.reference("", "", nodes.literal(text=claim.id), refid=place, internal=True)
+            measured = [nodes.Text(f"{claim.date}, {claim.device}: "), nodes.literal(text=claim.command)]
             cells = [
-                [nodes.literal(text=claim["id"]), nodes.Text(f" {claim['statement']}.")],
-                nodes.Text(f"{claim['value']:.4g}{interval}"),
-                nodes.Text(claim["target"] or "none"),
-                [nodes.Text(f"{claim['date']}, {claim['device']}: "), nodes.literal(text=claim["command"])],
+                [own, nodes.Text(f" {claim.statement}.")],
+                nodes.Text(figure(claim)),
+                nodes.Text(claim.target or "none"),
+                [nodes.strong(text="no")] if row.met == "no" else nodes.Text(row.met),
+                measured,
             ]
-            rows.append(cells)
-        return [_table(COLUMNS, rows, "claims")]
+            table.append(_row(cells, place))
+            env.get_domain("std").note_hyperlink_target(place, env.docname, place, claim.id)
+        return [_table(COLUMNS, table, "claims")]
+
+
+class Standings(Directive):
+    """Differences between the KAN and others: the rows whose ids match the patterns, a ``*`` for any letters.
+
+    Wins come first, then ties, whose interval holds 0, then losses.
+    """
+
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        """Return the table."""
+        env = self.state.document.settings.env
+        env.note_dependency(str(LEDGER))
+        rows, patterns = rows_of(), self.arguments[0].split()
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in rows):
+                raise self.error(str(_unknown(pattern, rows)))
+        found = [
+            row.claim for name, row in rows.items() if any(fnmatchcase(name, pattern) for pattern in patterns)
+        ]
+        table = [
+            _row(
+                [
+                    nodes.Text(standing(claim)),
+                    nodes.Text(figure(claim)),
+                    [
+                        _link(claim, nodes.literal(text=claim.id), env.docname),
+                        nodes.Text(f" {claim.statement}."),
+                    ],
+                ]
+            )
+            for claim in sorted(found, key=lambda claim: (STANDINGS.index(standing(claim)), claim.id))
+        ]
+        return [_table({"KAN is": 10, "by": 20, "difference": 70}, table, "claims")]
 
 
 class Rows(Directive):
@@ -130,17 +289,20 @@ def _table(widths: dict[str, int], rows: list[list], kind: str) -> nodes.table:
     group = nodes.tgroup(cols=len(widths))
     group += [nodes.colspec(colwidth=width) for width in widths.values()]
     group += nodes.thead("", _row([nodes.Text(name) for name in widths]))
-    group += nodes.tbody("", *[_row(cells) for cells in rows])
+    group += nodes.tbody("", *[cells if isinstance(cells, nodes.row) else _row(cells) for cells in rows])
     return nodes.table("", group, classes=[kind])
 
 
-def _row(cells: list) -> nodes.row:
+def _row(cells: list, *ids: str) -> nodes.row:
     paragraphs = [nodes.paragraph("", "", *(c if isinstance(c, list) else [c])) for c in cells]
-    return nodes.row("", *[nodes.entry("", p) for p in paragraphs])
+    return nodes.row("", *[nodes.entry("", p) for p in paragraphs], ids=list(ids))
 
 
 def setup(app):
+    app.add_role("claim", Quoted())
+    app.add_role("verdict", Verdict())
     app.add_directive("claims", Claims)
+    app.add_directive("standings", Standings)
     app.add_directive("rows", Rows)
     app.add_directive("sweep", Sweep)
     app.add_directive("panels", Panels)

@@ -133,9 +133,11 @@ class PairSums(LeaveOneOut):
 
 
 class Fourier2(SetFunction):
-    """The quadratic Boolean–Fourier model: ``g(σ) = Σ_S w_S (χ_S − 1)``, ``χ_S = ∏_{j∈S} (1 + 2 σ_j)``, |S| ≤ 2.
+    """The quadratic Boolean–Fourier model: ``g(σ) = Σ_S w_S (χ_S − 1)`` with ``χ_S = ∏_{j∈S} (1 + 2 σ_j)``.
 
-    By ridge regression; validation chooses the ridge. Source: Karchmer (2024), without what makes it submodular.
+    S are single components and pairs. By ridge regression; validation chooses the ridge.
+
+    Source: Karchmer (2024), without what makes it submodular.
     """
 
     def found(self, data: Split, validation: Split) -> Terms:

@@ -1,0 +1,133 @@
+"""Rows of the ledger as the book shows them: quoted in sentences, in the tables of claims, and compared with 0."""
+
+import io
+import re
+import sys
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("jupyter_book", reason="needs the extra book")
+from sphinx.application import Sphinx
+
+from kanlib import claims, store
+from tests.test_claims import claim
+
+sys.path.insert(0, str(store.ROOT / "book" / "_ext"))
+import ledger
+
+CLAIMS = "Claims\n======\n\n.. claims:: method\n\n.. claims:: software\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "shown"),
+    [
+        (0.96881, 0.95, 0.98321, "0.969 [0.950, 0.983]"),
+        (0.00292, -0.0101, 0.0141, "0.003 [−0.010, 0.014]"),
+        (0.3, 0.0004, 0.6, "0.3000 [0.0004, 0.6000]"),
+        (116.8, 112.0, 128.0, "117 [112, 128]"),
+        (4e-6, 9.56e-7, 4.15e-6, "4e−06 [9.56e−07, 4.15e−06]"),
+        (404200.0, 404200.0, 404200.0, "404,200"),
+        (0.99444, 0.99444, 0.99444, "0.9944"),
+    ],
+)
+def test_a_figure_has_two_digits_of_its_intervals_width(value, low, high, shown):
+    assert ledger.figure(claim(value=value, low=low, high=high)) == shown
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "standing"), [(0.1, 0.2, "ahead"), (0.0, 0.2, "level"), (-0.2, -0.1, "behind")]
+)
+def test_a_standing_is_the_side_of_0_on_which_the_interval_lies(low, high, standing):
+    assert ledger.standing(claim(low=low, high=high)) == standing
+
+
+@pytest.mark.parametrize(
+    ("statement", "value", "shown", "target", "met"),
+    [
+        ("s", 0.5, "s", "", "not promised"),
+        ("s (the aim, 0.9, is missed)", 0.5, "s", ">= 0.9", "no"),
+        ("s (the aim, 4, is missed)", 4.5, "s", "<= 4", "no"),
+        ("s (the aim, 4, is met)", 3.5, "s", "<= 4", "yes"),
+        ("s (a; the aim, low > 0, is missed; b)", 0.5, "s (a; b)", "low > 0", "no"),
+        ("s (a; the aim, low > 0, is missed)", 0.5, "s (a)", "low > 0", "no"),
+        ("s (the aim, low > 0, is missed; b)", 0.5, "s (b)", "low > 0", "no"),
+    ],
+)
+def test_an_aim_in_the_statement_is_a_target(statement, value, shown, target, met):
+    row = ledger.Row.of(claim(value=value, statement=statement))
+    assert (row.claim.statement, row.claim.target, row.met) == (shown, target, met)
+
+
+@pytest.mark.parametrize(("target", "met"), [(">= 0.5", "yes"), ("> 0.5", "no")])
+def test_a_target_is_met_or_not(target, met):
+    assert ledger.Row.of(claim(target=target)).met == met
+
+
+def test_every_miss_of_the_ledger_says_no_and_every_row_has_a_place_of_its_own():
+    rows = ledger.rows_of()
+    missed = {one.id for one in claims.read() if "is missed" in one.statement or not one.holds()}
+    assert {name for name, row in rows.items() if row.met == "no"} == missed
+    assert not any("the aim" in row.claim.statement for row in rows.values())
+    assert len({ledger.anchor(row.claim) for row in rows.values()}) == len(rows)
+
+
+@pytest.fixture
+def build(tmp_path, monkeypatch):
+    """A book of two pages, the front and the claims, over four rows; its folder and what was said of the pages."""
+    rows = [claim("b.x", target=">= 0.4"), claim("a.lead", low=-0.1), claim("book.y", target=">= 9")]
+    claims.record(
+        [*rows, replace(rows[0], id="c.miss", statement="t (the aim, 9, is missed)")], tmp_path / "l.json"
+    )
+    monkeypatch.setattr(ledger, "LEDGER", tmp_path / "l.json")
+
+    def built(front):
+        folder = tmp_path / "book"
+        folder.mkdir()
+        (folder / "index.rst").write_text(f"Front\n=====\n\n{front}\n", encoding="utf8")
+        (folder / "claims.rst").write_text(f":orphan:\n\n{CLAIMS}", encoding="utf8")
+        said = io.StringIO()
+        settings = {"extensions": ["ledger"], "html_title": "A book"}
+        Sphinx(
+            folder, None, folder / "html", folder / "trees", "html", settings, status=None, warning=said
+        ).build()
+        return folder / "html", "".join(line for line in said.getvalue().splitlines(True) if ".rst" in line)
+
+    return built
+
+
+def text(html):
+    return re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", html))
+
+
+def test_a_role_pastes_the_figure_and_leads_to_its_row(build):
+    html, said = build("It is :claim:`b.x`; the lead is :verdict:`a.lead`.")
+    front = (html / "index.html").read_text(encoding="utf8")
+    assert said == ""
+    assert "It is 0.50 [0.40, 0.60] ; the lead is level (0.50 [−0.10, 0.60]) ." in text(front)
+    (place,) = re.findall(r'href="claims.html#([^"]*b-x)"', front)
+    assert f'id="{place}"' in (html / "claims.html").read_text(encoding="utf8")
+
+
+def test_claims_stand_in_two_tables_the_missed_ones_first(build):
+    html, _ = build("")
+    method, software = re.findall(
+        r"<table.*?</table>", (html / "claims.html").read_text(encoding="utf8"), re.DOTALL
+    )
+    assert re.findall(r"c\.miss|b\.x|a\.lead|book\.y", text(method)) == ["c.miss", "b.x", "a.lead"]
+    assert re.findall(r"\b(no|yes|not promised)\b", text(method)) == ["no", "yes", "not promised"]
+    assert "book.y" in text(software)
+    assert "a.lead" not in text(software)
+
+
+def test_standings_list_the_rows_of_their_patterns_wins_first(build):
+    html, said = build(".. standings:: a.* b.*")
+    assert said == ""
+    front = text((html / "index.html").read_text(encoding="utf8"))
+    assert re.findall(r"ahead|level|b\.x|a\.lead", front) == ["ahead", "b.x", "level", "a.lead"]
+
+
+@pytest.mark.parametrize("front", [":claim:`b.z`", ":verdict:`b.z`", ".. standings:: b.z"])
+def test_a_row_that_is_not_there_ends_in_one_sentence(build, front):
+    _, said = build(front)
+    assert "claim b.z is unknown to l.json; did you mean b.x?" in said
