@@ -273,15 +273,15 @@ class Surrogate(Stage):
     hidden: list[Size] = Field([8, 8], max_length=8, description="nodes of the hidden layers")
     grid: Size = Field(8, description="intervals of each edge's spline")
     spline_order: Literal[3, 5] = Field(3, description="order k of the spline: 3 or 5")
-    restarts: Few = Field(2, description="random starts for each decay or penalty, of whatever starts at random")
-    members: Few = Field(1, description="how many of the best are averaged, of whatever starts at random")
+    restarts: Few = Field(2, description="random starts a decay or penalty, for KAN and MLP alike")
+    members: Few = Field(1, description="how many of the best are averaged, for KAN and MLP alike")
     decays: list[Weight] = Field(
         [0.1, 0.3], min_length=1, max_length=100, description="of weights, to choose from on validation"
     )
     steps: Positive = Field(1600, description="minibatch steps")
     minibatch: Batch = Field(100, description="masks a minibatch step")
     optimiser: Literal["adamw", "levenberg_marquardt"] = Field(
-        "adamw", description="of the KANs: adamw in minibatches, or levenberg_marquardt on all masks"
+        "adamw", description="adamw in minibatches, or levenberg_marquardt on all masks"
     )
     penalties: list[Weight] = Field(
         [1e-4, 1e-3], min_length=1, max_length=100, description="on roughness, for levenberg_marquardt"
