@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -40,6 +40,7 @@ class Claim:
         cost: ``fast``, or ``long`` for what ``make claims`` leaves out.
         device: what it was measured on, in general terms.
         date: of the measurement, ISO.
+        missed: that the target is an aim which was missed, as the row says itself.
     """
 
     id: str
@@ -52,14 +53,15 @@ class Claim:
     cost: Literal["fast", "long"]
     device: str
     date: str = field(default_factory=lambda: time.strftime("%Y-%m-%d", time.gmtime()))
+    missed: bool = False
 
     def holds(self) -> bool:
-        """Whether the row meets its target; a row without one holds.
+        """Whether the row meets its target, or says itself that it is missed; a row without one holds.
 
         Raises:
             BadInputError: the target is not of the form described above.
         """
-        if not self.target:
+        if not self.target or self.missed:
             return True
         match = _TARGET.fullmatch(self.target)
         if match is None:
@@ -84,10 +86,16 @@ class Command:
     cost: Literal["fast", "long"] = "long"
     device: str = "cpu, 2 threads"
 
-    def claim(self, key: str, statement: str, found: float | Estimate, target: str = "") -> Claim:
-        """A row of this command; a figure without an interval is exact."""
+    def claim(
+        self, key: str, statement: str, found: float | Estimate, target: str = "", *, aim: bool = False
+    ) -> Claim:
+        """A row of this command; a figure without an interval is exact.
+
+        Where the target is an ``aim``, a row that misses it is recorded as missed, instead of failing.
+        """
         value, low, high = found if isinstance(found, Estimate) else (found, found, found)
-        return Claim(key, statement, value, low, high, target, self.line, self.cost, self.device)
+        row = Claim(key, statement, value, low, high, target, self.line, self.cost, self.device)
+        return replace(row, missed=aim and not row.holds())
 
 
 def read(ledger: Path = LEDGER) -> list[Claim]:

@@ -74,7 +74,7 @@ def test_recompute_takes_only_the_costs_asked_for_and_reports_a_missed_target(tm
 
 def test_the_ledger_has_the_fields_it_promises_and_every_claim_holds():
     rows = json.loads(claims.LEDGER.read_text(encoding="utf8"))
-    fields = {"id", "statement", "value", "low", "high", "target", "command", "cost", "device", "date"}
+    fields = {"id", "statement", "value", "low", "high", "target", "command", "cost", "device", "date", "missed"}
     assert rows
     assert all(set(row) == fields for row in rows)
     assert [c.id for c in claims.read() if not c.holds()] == []
@@ -94,5 +94,7 @@ def test_a_command_words_its_claims_alike():
     exact, sure = command.claim("a", "s", 3.0), command.claim("b", "s", metrics.Estimate(1.0, 0.5, 2.0), "low > 0")
     assert (exact.value, exact.low, exact.high, exact.target) == (3.0, 3.0, 3.0, "")
     assert (sure.value, sure.low, sure.high, sure.target) == (1.0, 0.5, 2.0, "low > 0")
+    aims = [command.claim("c", "s", 0.3, target, aim=True) for target in ("", "<= 0.2", "<= 0.3")]
+    assert [(row.missed, row.holds()) for row in aims] == [(False, True), (True, True), (False, True)]
     for row in (exact, sure):
         assert (row.command, row.cost, row.device) == ("python -m benchmarks.x", "fast", "a device")

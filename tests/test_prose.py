@@ -87,7 +87,7 @@ def test_figures_of_the_readme_are_their_rows():
     rows = ledger.rows_of()
     quoted = QUOTED_IN_README.findall(PAGES["README"])
     assert len(quoted) >= 5
-    assert quoted == [(ledger.figure(rows[row].claim) if row in rows else "no row", row) for _, row in quoted]
+    assert quoted == [(ledger.figure(rows[row]) if row in rows else "no row", row) for _, row in quoted]
 
 
 @pytest.mark.parametrize("words", ["beyond doubt", "anonymous"])

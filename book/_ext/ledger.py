@@ -6,8 +6,6 @@ directives are ``{claims}``, ``{standings}``, ``{rows}``, ``{sweep}``, ``{panels
 
 import json
 import math
-import re
-from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import ClassVar
@@ -30,40 +28,18 @@ COLUMNS = {"claim": 44, "value": 17, "target": 11, "met?": 8, "measured": 20}
 SOFTWARE = {"book", "code", "faults", "safe"}
 #: What a row's interval can say of a difference, the best first.
 STANDINGS = ("ahead", "level", "behind")
-_AIM = re.compile(r"(?P<before>; )?the aim, (?P<aim>.+?), is (?P<outcome>met|missed)(?P<after>; )?")
 
 
-@dataclass(frozen=True)
-class Row:
-    """A claim as the book shows it.
-
-    Attributes:
-        claim: its row of the ledger; an aim in the statement stands in the target instead.
-        met: ``yes``, ``no``, or ``not promised`` where there is no target.
-    """
-
-    claim: Claim
-    met: str
-
-    @classmethod
-    def of(cls, claim: Claim) -> "Row":
-        """Read an aim that stands in the statement, and whether the target is met.
-
-        An aim without comparison is a bound on the value, on the side that its outcome tells.
-        """
-        if not (found := _AIM.search(claim.statement)):
-            return cls(claim, ("yes" if claim.holds() else "no") if claim.target else "not promised")
-        aim, met = found["aim"], found["outcome"] == "met"
-        if re.fullmatch(r"-?[\d.]+", aim):
-            aim = f"{'>=' if (claim.value >= float(aim)) == met else '<='} {aim}"
-        between = "; " if found["before"] and found["after"] else ""
-        statement = _AIM.sub(between, claim.statement, count=1).replace(" ()", "")
-        return cls(replace(claim, statement=statement, target=aim), "yes" if met else "no")
-
-
-def rows_of() -> dict[str, Row]:
+def rows_of() -> dict[str, Claim]:
     """All rows of the ledger by id."""
-    return {claim.id: Row.of(claim) for claim in read(LEDGER)}
+    return {claim.id: claim for claim in read(LEDGER)}
+
+
+def met(claim: Claim) -> str:
+    """``yes`` or ``no``, or ``not promised`` where there is no target."""
+    if not claim.target:
+        return "not promised"
+    return "yes" if claim.holds() and not claim.missed else "no"
 
 
 def figure(claim: Claim) -> str:
@@ -97,7 +73,7 @@ def _link(claim: Claim, content: nodes.Node, page: str) -> pending_xref:
     return pending_xref("", content, refdoc=page, refwarn=True, **to)
 
 
-def _unknown(name: str, rows: dict[str, Row]) -> BadInputError:
+def _unknown(name: str, rows: dict[str, Claim]) -> BadInputError:
     return BadInputError(f"claim {name} is unknown to {LEDGER.name}; did you mean {nearest(name, rows)}?")
 
 
@@ -119,7 +95,7 @@ class Quoted(SphinxRole):
         if self.text not in rows:
             error = self.inliner.reporter.error(str(_unknown(self.text, rows)), line=self.lineno)
             return [nodes.problematic(self.rawtext, self.rawtext)], [error]
-        claim = rows[self.text].claim
+        claim = rows[self.text]
         return [_link(claim, nodes.inline("", self.words(claim), classes=["claim"]), self.env.docname)], []
 
 
@@ -141,17 +117,17 @@ class Claims(Directive):
         env = self.state.document.settings.env
         env.note_dependency(str(LEDGER))
         software = directives.choice(self.arguments[0], ("method", "software")) == "software"
-        rows = [row for row in rows_of().values() if (row.claim.id.split(".")[0] in SOFTWARE) == software]
+        rows = [claim for claim in rows_of().values() if (claim.id.split(".")[0] in SOFTWARE) == software]
         table = []
-        for row in sorted(rows, key=lambda row: (("no", "yes", "not promised").index(row.met), row.claim.id)):
-            claim, place = row.claim, anchor(row.claim)
+        for claim in sorted(rows, key=lambda claim: (("no", "yes", "not promised").index(met(claim)), claim.id)):
+            place = anchor(claim)
             own = nodes.reference("", "", nodes.literal(text=claim.id), refid=place, internal=True)
             measured = [nodes.Text(f"{claim.date}, {claim.device}: "), nodes.literal(text=claim.command)]
             cells = [
                 [own, nodes.Text(f" {claim.statement}.")],
                 nodes.Text(figure(claim)),
                 nodes.Text(claim.target or "none"),
-                [nodes.strong(text="no")] if row.met == "no" else nodes.Text(row.met),
+                [nodes.strong(text="no")] if met(claim) == "no" else nodes.Text(met(claim)),
                 measured,
             ]
             table.append(_row(cells, place))
@@ -176,9 +152,7 @@ class Standings(Directive):
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in rows):
                 raise self.error(str(_unknown(pattern, rows)))
-        found = [
-            row.claim for name, row in rows.items() if any(fnmatchcase(name, pattern) for pattern in patterns)
-        ]
+        found = [claim for name, claim in rows.items() if any(fnmatchcase(name, p) for p in patterns)]
         table = [
             _row(
                 [
