@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.peers import recorded
+from benchmarks.runs import responses, splits
 from kanlib import files, metrics, store
 from kanlib.kan import fit
 from kanlib.setups import Surrogate
@@ -37,8 +37,10 @@ def main(asked: Sequence[str]) -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message="a KAN of")
     for setup in asked:
-        whole, validation, test = recorded(setup, "branch", "development", 4)
-        data, rows = whole.part(MASKS), []
+        knobs = {"example_set": "development", "n_examples": 4, "n_fit": MASKS, "n_reference": 0}
+        recorded = responses(setup, f"{setup}_development", **knobs)
+        data, validation, test = splits(recorded, "fit", "validation", "test")
+        rows = []
         for way, settings in WAYS.items():
             for changes in settings:
                 start = time.perf_counter()

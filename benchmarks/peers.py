@@ -13,17 +13,17 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 
 import torch
 from torch import Tensor
 
+from benchmarks.runs import EXAMPLES, responses, splits
 from kanlib import claims, files, metrics, store
-from kanlib.attribution.baselines import BASELINES
 from kanlib.attribution.surrogates import MLP, SURROGATES
 from kanlib.kan.fitting import best_members
-from kanlib.masks import Split, gaussian
-from kanlib.networks.answers import Frozen
-from kanlib.setups import Perturbation, Surrogate
+from kanlib.masks import Split
+from kanlib.setups import Surrogate
 
 TARGET = store.ROOT / "data" / "peers.json"
 SETUPS = ("digits_resnet18", "cifar10_resnet18", "imagenet_deit_tiny")
@@ -36,23 +36,6 @@ ALONE = {
     "output": ("linear", "cubic", "trees"),
 }
 LOW = -0.005  # that the interval of the KAN's lead should not go below
-
-
-def recorded(setup: str, site: str, example_set: str = "reported", n_examples: int = 12) -> list[Split]:
-    """Fit, validation and test responses of the recorded examples."""
-    n = max(SIZES[site])
-    knobs = {
-        "source": "frozen",
-        "gate_site": site,
-        "example_set": example_set,
-        "n_examples": n_examples,
-        "n_fit": n,
-    }
-    p = Perturbation.from_setup(setup, knobs)
-    answers = Frozen(p)
-    sizes = {"fit": n, "validation": p.n_validation, "test": p.n_test}
-    masks = {name: gaussian(k, len(answers.components), p.scale, p.seed, name) for name, k in sizes.items()}
-    return [Split(s, answers.responses(name, s)[0], p.scale) for name, s in masks.items()]
 
 
 def predictions(
@@ -72,7 +55,7 @@ def predictions(
     out = {name: values.mean(1) for name, values in out.items()} | members
     for name in alone:
         start = time.perf_counter()
-        out[name] = (SURROGATES | BASELINES)[name](knobs).fit(data, validation).predict(test.masks)
+        out[name] = SURROGATES[name](knobs).fit(data, validation).predict(test.masks)
         seconds[name] = time.perf_counter() - start
     return out, {name: s / len(data.responses) for name, s in seconds.items()}
 
@@ -131,18 +114,18 @@ def main(asked: Sequence[str]) -> None:
     warnings.filterwarnings("ignore", message="a KAN of")
     for which in asked:
         setup, site = which.split(":")
-        whole, validation, test = recorded(setup, site)
-        knobs = Surrogate.from_setup(setup, CONTEST | {"grid": GRID[site]})
+        some = {"n_examples": EXAMPLES[setup]} if setup in EXAMPLES else {}
+        knobs = {"gate_site": site, "n_fit": max(SIZES[site]), "n_reference": 0} | some
+        recorded = responses(setup, f"{setup}_{site}_peers", **knobs)
+        whole, validation, test = splits(recorded, "fit", "validation", "test")
+        contest = Surrogate.from_setup(setup, CONTEST | {"grid": GRID[site]})
         for n in SIZES[site]:
-            predicted, seconds = predictions(whole.part(n), validation, test, knobs, ALONE[site])
+            predicted, seconds = predictions(whole.part(n), validation, test, contest, ALONE[site])
             new = rows(setup, site, n, predicted, seconds, test.responses)
             kept = json.loads(TARGET.read_text(encoding="utf8")) if TARGET.exists() else []
             of_others = [r for r in kept if (r["setup"], r["gate site"], r["masks"]) != (setup, site, n)]
-            order = [(s, g) for s in SETUPS for g in SIZES]
-            files.write_json(
-                TARGET,
-                sorted(of_others + new, key=lambda r: (order.index((r["setup"], r["gate site"])), r["masks"])),
-            )
+            place = itemgetter("setup", "gate site", "masks")
+            files.write_json(TARGET, sorted(of_others + new, key=place))
             claims.record(leads(setup, site, n, predicted, test.responses))
 
 

@@ -226,7 +226,7 @@ def ranked(scores: pd.DataFrame, metric: str, *, describe: str) -> alt.Chart:
 
     A method that failed on an example has no bar.
     """
-    mean = scores.groupby("method", sort=False)[metric].agg(lambda values: values.mean(skipna=False))
+    mean = scores.groupby("method", sort=False)[metric].mean(skipna=False)
     order = [TITLES.get(name, name) for name in mean.sort_values(ascending=False).index]
     dots, bars = (
         frame[["method", metric, *more]].dropna().replace({"method": TITLES}).round(4)

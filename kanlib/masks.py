@@ -121,12 +121,10 @@ class Split:
         Gaussian masks of many components never come near it; without it a surrogate would be told nothing of the
         one point that is known for sure.
         """
-        n = -(-len(self.masks) // 100)
-        masks, responses = (
-            self.masks.new_zeros(n, self.masks.shape[1]),
-            self.responses.new_zeros(len(self.responses), n),
-        )
-        return self.joined(Split(masks, responses, self.scale))
+        n, m = self.masks.shape
+        share = -(-n // 100)
+        rest = Split(self.masks.new_zeros(share, m), self.responses.new_zeros(len(self.responses), share))
+        return self.joined(rest)
 
     def of(self, examples: Tensor | slice) -> "Split":
         """The same masks, and the responses of some of the examples."""

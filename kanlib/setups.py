@@ -8,7 +8,7 @@ here, because papermill only warns.
 
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -253,6 +253,12 @@ class Recording(Stage):
     device: Device = Field("auto", description="auto: cuda, else mps, else cpu")
 
 
+#: What answers to any masks; see :data:`kanlib.attribution.SURROGATES`.
+SurrogateName = Literal["linear", "quadratic", "cubic", "trees", "mlp", "gaussian_process", "kan", "pykan"]
+#: What models removals alone; see :data:`kanlib.attribution.BASELINES`.
+RemovalModel = Literal["leave_one_out", "pair_sums", "fourier", "proxyspex", "kernelshapiq", "spex"]
+
+
 class Surrogate(Stage):
     """The component models fitted to the responses."""
 
@@ -261,7 +267,7 @@ class Surrogate(Stage):
     surrogate: Literal["kan", "pykan"] = Field(
         "kan", description="kan, or the same fitted by pykan; goes on to 03_symbolic"
     )
-    peers: list[Literal["linear", "quadratic", "cubic", "trees", "mlp", "kan", "pykan"]] = Field(
+    peers: list[SurrogateName] = Field(
         ["linear", "quadratic", "cubic", "trees", "mlp"],
         min_length=1,
         max_length=100,
@@ -339,39 +345,8 @@ class Evaluation(Stage):
     section: ClassVar[str] = "evaluation"
 
     n_examples: Positive = Field(2, description="examples, the first of 01_perturbation")
-    methods: list[
-        Literal[
-            "linear",
-            "quadratic",
-            "cubic",
-            "trees",
-            "mlp",
-            "kan",
-            "pykan",
-            "gaussian_process",
-            "leave_one_out",
-            "pair_sums",
-            "fourier",
-            "proxyspex",
-            "kernelshapiq",
-            "spex",
-        ]
-    ] = Field(
-        [
-            "linear",
-            "quadratic",
-            "cubic",
-            "trees",
-            "mlp",
-            "kan",
-            "gaussian_process",
-            "leave_one_out",
-            "pair_sums",
-            "fourier",
-            "proxyspex",
-            "kernelshapiq",
-            "spex",
-        ],
+    methods: list[Literal[SurrogateName, RemovalModel]] = Field(
+        [name for name in (*get_args(SurrogateName), *get_args(RemovalModel)) if name != "pykan"],
         min_length=1,
         max_length=100,
         description="surrogates, and models of removals alone",

@@ -20,18 +20,24 @@ from kanlib.attribution.coefficients import (
     pair_matrix,
     similarity_order,
 )
+from kanlib.attribution.regimes import Trials, budgeted, held_out, in_order, of_size
 from kanlib.attribution.surrogates import SURROGATES, Surrogate
 
 __all__ = [
     "BASELINES",
     "SURROGATES",
     "Surrogate",
+    "Trials",
     "bias_corrected",
+    "budgeted",
     "certainty_table",
     "derivative_errors",
     "fidelity",
+    "held_out",
+    "in_order",
     "of_expression",
     "of_kan",
+    "of_size",
     "of_symbolic",
     "pair_matrix",
     "resampled",

@@ -1,4 +1,4 @@
-"""Peers on masks that remove components, and a Gaussian process: what else a reader would have taken.
+"""Models of removals alone: what else a reader would have taken on masks that remove components.
 
 A model of removals is a set function, ``g(σ) = Σ_S a_S ∏_{j∈S} (−σ_j)`` over sets S that are not empty: at a mask
 of zeros and minus ones it adds up the terms of all sets that were removed whole, and at σ = 0 it is 0. The methods
@@ -18,9 +18,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from sklearn.linear_model import RidgeCV
 from torch import Tensor
 from tqdm import tqdm
@@ -291,61 +288,8 @@ class Spex(SetFunction):
         return _through_rest({s: float(value) for s, value in values.items() if s}, *_removed(known))
 
 
-@dataclass
-class GaussianProcess:
-    """A Gaussian process of Matérn-5/2 kernel with a length scale for each component, and noise.
-
-    The marginal likelihood of the first 500 fit masks chooses length scales, amplitude and noise; the posterior
-    mean is that of all fit masks. The origin is an observation without noise: ``g(0) = 0``. For any masks.
-
-    Source: Rasmussen and Williams (2006), chapters 2 and 5.
-    """
-
-    knobs: Knobs
-    models: list[GaussianProcessRegressor | None] = field(init=False)
-    failed: dict[int, str] = field(init=False)
-    level: Tensor = field(init=False)
-    spread: Tensor = field(init=False)
-
-    def fit(self, data: Split, validation: Split) -> "GaussianProcess":
-        """Set ``models``, an example each, of standardised responses."""
-        y = data.responses.double()
-        self.level, self.spread = y.mean(1, keepdim=True), y.std(1, keepdim=True)
-        x, targets = data.masks.double().numpy(), ((y - self.level) / self.spread).numpy()
-        self.models, self.failed = [], {}
-        for e, target in enumerate(tqdm(targets, type(self).__name__, unit="example", mininterval=1), start=1):
-            try:
-                self.models.append(self._posterior(x, target, -float(self.level[e - 1] / self.spread[e - 1])))
-            except (np.linalg.LinAlgError, ValueError) as error:
-                self.models.append(None)
-                self.failed[e] = cause(error)
-        return self
-
-    def _posterior(self, x: np.ndarray, y: np.ndarray, at_rest: float) -> GaussianProcessRegressor:
-        reach = float(np.sqrt(np.square(x).mean()))
-        lengths = Matern(np.full(x.shape[1], 3 * reach), (0.1 * reach, 1e3 * reach), nu=2.5)
-        prior = ConstantKernel(1.0, (1e-2, 1e4)) * lengths + WhiteKernel(0.1, (1e-6, 10.0))
-        with warnings.catch_warnings():
-            # At its bounds a length scale says that a component does not matter.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            kernel = GaussianProcessRegressor(prior).fit(x[:500], y[:500]).kernel_
-        noise = np.full(len(x) + 1, kernel.k2.noise_level)
-        noise[0] = 1e-10
-        known = np.concatenate([np.zeros((1, x.shape[1])), x]), np.concatenate([[at_rest], y])
-        return GaussianProcessRegressor(kernel.k1, alpha=noise, optimizer=None).fit(*known)
-
-    def predict(self, masks: Tensor) -> Tensor:
-        """The posterior mean, ``[E, N]`` (fp64)."""
-        # The first row is the origin: what rounding leaves there is taken off.
-        x = np.concatenate([np.zeros((1, masks.shape[1])), masks.double().numpy()])
-        nothing = np.full(len(x), np.nan)
-        found = torch.from_numpy(np.stack([nothing if m is None else m.predict(x) for m in self.models]))
-        return (found[:, 1:] - found[:, :1]) * self.spread
-
-
-#: Name → class, called with the ``surrogate`` section of a setup. All but the first model removals alone.
+#: Name → class, called with the ``surrogate`` section of a setup.
 BASELINES: dict[str, Callable[[Knobs], Surrogate]] = {
-    "gaussian_process": GaussianProcess,
     "leave_one_out": LeaveOneOut,
     "pair_sums": PairSums,
     "fourier": Fourier2,

@@ -23,6 +23,7 @@ from torch.nn.functional import silu
 from tqdm import tqdm
 
 from kanlib import machine
+from kanlib.attribution.gaussian_process import GaussianProcess
 from kanlib.kan import fitting, pykan
 from kanlib.kan.descent import Observed, Schedule, best_of
 from kanlib.kan.kan import KAN
@@ -286,6 +287,7 @@ SURROGATES: dict[str, Callable[[Knobs], Surrogate]] = {
     "cubic": Cubic,
     "trees": Trees,
     "mlp": MLP,
+    "gaussian_process": GaussianProcess,
     "kan": Kan,
     "pykan": Pykan,
 }

@@ -66,7 +66,7 @@ def best_members(
         KANs ``[E · members]``, the number of each candidate, by penalty and then by start, and its step.
     """
     _check(data, validation)
-    shape = Shape(data.masks.shape[1], tuple(knobs.hidden), knobs.grid, knobs.spline_order)
+    shape = Shape(data.masks.shape[1], tuple(knobs.hidden), knobs.grid, knobs.spline_order, knobs.outside)
     if len(data.masks) < shape.n_parameters:
         warnings.warn(
             f"a KAN of {shape.n_parameters} parameters is fitted to {len(data.masks)} masks, so the penalty "
@@ -78,7 +78,7 @@ def best_members(
     seen, unseen = (Split(s.masks, (s.responses - mean) / deviation, s.scale) for s in (data, validation))
     search = _descended if knobs.optimiser == "adamw" else contest
     seed = knobs.seed if seed is None else seed
-    found, choice, step = search(seen, unseen, knobs, _penalties(knobs), seed, progress)
+    found, choice, step = search(seen, unseen, shape, knobs, _penalties(knobs), seed, progress)
     scale, level = (v.repeat_interleave(len(choice) // len(v), 0) for v in (deviation, mean))
     last = found.coefs[-1] * scale[:, :, None, None]
     bias = found.bias * scale[:, 0] + level[:, 0]
@@ -90,10 +90,15 @@ def _penalties(knobs: Knobs) -> list[float]:
 
 
 def _descended(
-    data: Split, validation: Split, knobs: Knobs, decays: Sequence[float], seed: int, progress: bool
+    data: Split,
+    validation: Split,
+    shape: Shape,
+    knobs: Knobs,
+    decays: Sequence[float],
+    seed: int,
+    progress: bool,
 ) -> tuple[KAN, Tensor, Tensor]:
     """By minibatch descent, the ``members`` best KANs of each example, which candidates they are, their steps."""
-    shape = Shape(data.masks.shape[1], tuple(knobs.hidden), knobs.grid, knobs.spline_order)
     kans = EvenKANs(shape, data.masks)
     observed, unseen = (Observed(kans.inputs(s.masks), s.responses) for s in (data, validation))
     starts = [kans.start(generator(seed, "kan", restart)) for restart in range(knobs.restarts)]

@@ -21,7 +21,13 @@ _BATCH_NUMBERS = 2**24  # in the tensors of one batch of searches
 
 
 def contest(
-    data: Split, validation: Split, knobs: Knobs, penalties: Sequence[float], seed: int, progress: bool
+    data: Split,
+    validation: Split,
+    shape: Shape,
+    knobs: Knobs,
+    penalties: Sequence[float],
+    seed: int,
+    progress: bool,
 ) -> tuple[KAN, Tensor, Tensor]:
     """Levenberg–Marquardt from several starts under several penalties, see :class:`kanlib.kan.search.Search`.
 
@@ -33,9 +39,15 @@ def contest(
 
     Returns:
         The ``members`` best KANs of each example, the best first, which candidates they are, and their steps.
+
+    Raises:
+        BadInputError: ``outside`` leaves nothing within a grid.
     """
+    if not 0 <= shape.outside < 1 / shape.grid:
+        raise BadInputError(
+            f"outside is {shape.outside}, expected from 0 to less than 1/{shape.grid}; set a smaller share."
+        )
     masks, y = data.masks, data.responses
-    shape = _shape(masks.shape[1], knobs)
     first_grid = grid_over(masks.T[None], knobs.grid)
     problem, held_out = (
         Problem(first_features(s.masks, first_grid, shape.order), s.responses) for s in (data, validation)
@@ -132,14 +144,6 @@ def _searched(
 
     found = side_by_side(searched, torch.arange(len(example), device=example.device).split(size), n)
     return tree_map(lambda *parts: torch.cat(parts), *found)
-
-
-def _shape(m: int, knobs: Knobs) -> Shape:
-    if not 0 <= knobs.outside < 1 / knobs.grid:
-        raise BadInputError(
-            f"outside is {knobs.outside}, expected from 0 to less than 1/{knobs.grid}; set a smaller share."
-        )
-    return Shape(m, tuple(knobs.hidden), knobs.grid, knobs.spline_order, knobs.outside)
 
 
 def _start(shape: Shape, restart: int, seed: int, like: Tensor) -> list[Tensor]:
