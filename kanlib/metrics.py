@@ -37,7 +37,6 @@ TITLES = {
     "spex": "SPEX",
     "symbolic": "symbolic",
     "short": "symbolic, short",
-    "two_lines": "symbolic, two lines",
     "pearson": "Pearson",
     "spearman": "Spearman",
     "mse": "MSE",
