@@ -85,6 +85,7 @@ def ahead(
         "(interval over examples)",
         metrics.mean_estimate(lead, n, seed),
         TARGETS.get(setup, {}).get("ahead", ""),
+        aim=True,
     )
 
 

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from benchmarks.runs import symbolic
 from kanlib import claims, metrics, store
-from kanlib.attribution import bias_corrected, fidelity, of_symbolic, smoothed_of_network, smoothed_of_symbolic
+from kanlib.attribution import bias_corrected, fidelity, of_symbolic, smoothed_of_network, smoothed_of_surrogate
+from kanlib.kan import KAN
 from kanlib.masks import Split, gaussian, subsets
 from kanlib.networks import network
 from kanlib.setups import Interactions, Perturbation
-from kanlib.symbolic import Batch, SymbolicKAN
+from kanlib.symbolic import SymbolicKAN
 
 TARGETS = {1: 0.95, 2: 0.90, 3: 0.75}  # of Spearman, smoothed, where the reliability is above RELIABLE
 RELIABLE, SIGNS = 0.9, 0.95
@@ -34,13 +35,14 @@ def main(setup: str = "digits_resnet18") -> None:
     torch.set_num_threads(p.threads)
     recorded = p.load("responses")
     faithful = SymbolicKAN.read(p.load("symbolic", responses=recorded), "faithful")
-    tables = fidelities(setup, recorded, faithful, Interactions.from_setup(setup).max_order, p.seed)
+    kan = KAN.read(p.load("surrogates", responses=recorded))
+    tables = fidelities(setup, recorded, kan, faithful, Interactions.from_setup(setup).max_order, p.seed)
     command = claims.Command(f"python -m benchmarks.interactions_fidelity {setup}", device="cpu")
     claims.record(compared(command, setup, tables, p.seed))
 
 
 def fidelities(
-    setup: str, recorded: store.Artifact, faithful: list[SymbolicKAN], order: int, seed: int
+    setup: str, recorded: store.Artifact, kan: KAN, faithful: list[SymbolicKAN], order: int, seed: int
 ) -> dict[str, pd.DataFrame]:
     """Tables of :func:`kanlib.attribution.fidelity`, by the references that are there."""
     index = subsets(len(recorded.record["names"]), order)
@@ -50,10 +52,10 @@ def fidelities(
         tables["local"] = fidelity(at_rest, local[:, : len(index)], index).assign(reliability=1.0)
     if "gradient.reference" in recorded.content:
         data = Split.read(recorded, "fit")
-        level, _ = smoothed_of_symbolic(faithful, data.scale, order, seed=seed)
+        level, _ = smoothed_of_surrogate(kan, data.masks.shape[1], data.scale, order, seed=seed)
         at = reference_gradients(setup, recorded)
-        found, _, sure = smoothed_of_network(faithful, level, *at, data.scale, order)
-        tables["smoothed"] = fidelity(bias_corrected(level, Batch(faithful), data, order), found, index)
+        found, _, sure = smoothed_of_network(kan, level, *at, data.scale, order)
+        tables["smoothed"] = fidelity(bias_corrected(level, kan, data, order), found, index)
         tables["smoothed"]["reliability"] = sure.T.flatten().tolist()
         if local is not None:
             tables["own"] = fidelity(found, local[:, : len(index)], index).assign(reliability=1.0)

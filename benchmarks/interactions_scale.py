@@ -10,6 +10,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.preprocessing import PolynomialFeatures
 from torch import Tensor
 
+from benchmarks.runs import made
 from kanlib import files, store
 from kanlib.attribution import fidelity, of_kan
 from kanlib.attribution.coefficients import of_polynomial
@@ -44,7 +45,8 @@ def of_cubic(data: Split, index: list[Subset]) -> Tensor:
 
 def main() -> None:
     torch.set_num_threads(2)
-    asked = {"n_examples": EXAMPLES, "example_set": "development", "derivative_order": ORDER}
+    made(SETUP, "model")
+    asked = {"source": "live", "n_examples": EXAMPLES, "example_set": "development", "derivative_order": ORDER}
     p = Perturbation.from_setup(SETUP, asked)
     answers = network(p)
     local = answers.local_derivatives()

@@ -134,7 +134,7 @@ def rows(found: Mapping[str, Sequence[Tensor]], true: Tensor) -> list[dict]:
 
 def main() -> None:
     torch.set_num_threads(2)
-    knobs = {"example_set": "development", "n_examples": 8, "n_fit": 4000, "n_reference": 0}
+    knobs = {"source": "live", "example_set": "development", "n_examples": 8, "n_fit": 4000, "n_reference": 0}
     recorded = responses(SETUP, "digits_development", **knobs)
     first = slice(EXAMPLES)
     data, validation, test = (s.of(first) for s in splits(recorded, "fit", "validation", "test"))

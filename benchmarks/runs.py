@@ -32,13 +32,7 @@ def responses(setup: str, run: str, **knobs) -> store.Artifact:
 
 def digits64() -> store.Artifact:
     """Responses of 64 examples of the digits, for what needs many of them."""
-    return responses("digits_resnet18", "digits64", n_examples=64, n_fit=4000, n_reference=0)
-
-
-def digits64_tests() -> store.Artifact:
-    """The same examples' responses to four times as many test masks: the rarest of them weigh most in an error."""
-    few = {"n_fit": 1, "n_validation": 1, "n_reference": 0}
-    return responses("digits_resnet18", "digits64_tests", n_examples=64, n_test=4000, **few)
+    return responses("digits_resnet18", "digits64", source="live", n_examples=64, n_fit=4000, n_reference=0)
 
 
 def cifar64() -> store.Artifact:

@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from benchmarks.runs import made
 from kanlib import claims, files, metrics, store
 from kanlib.attribution.surrogates import Linear
 from kanlib.kan import fit
@@ -52,6 +53,7 @@ def row(setup: str, site: Site, scale: float, function: str, masks: dict[str, Te
 
 def cells(setup: str) -> list[dict]:
     """All cells of one setup."""
+    made(setup, "model")
     p = Perturbation.from_setup(setup, {"source": "live", "n_examples": EXAMPLES, "example_set": "development"})
     live, functions, rows = Live(p), list(OUTPUT_FUNCTIONS), []
     for site in SITES:

@@ -14,7 +14,14 @@ from kanlib import store
 
 SMALL = {
     "training": {"image_size": 16, "n_train": 256, "epochs": 2},
-    "perturbation": {"n_examples": 2, "n_fit": 200, "n_validation": 50, "n_test": 50, "n_reference": 10},
+    "perturbation": {
+        "source": "live",
+        "n_examples": 2,
+        "n_fit": 200,
+        "n_validation": 50,
+        "n_test": 50,
+        "n_reference": 10,
+    },
     "surrogate": {
         "peers": ["linear", "cubic", "trees", "mlp"],
         "curve": [100],

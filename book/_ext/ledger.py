@@ -170,14 +170,14 @@ class Standings(Directive):
 
 
 class Rows(Directive):
-    """The rows of a JSON file as a table; numbers with three digits after the point."""
+    """The rows of a JSON file as a table; fractions with three digits after the point."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
         """Return the table."""
         rows = _read(self, self.arguments[0])
-        texts = [[v if isinstance(v, str) else f"{v:.3f}" for v in row.values()] for row in rows]
+        texts = [[f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
         widths = {name: max(map(len, [name, *column])) for name, *column in zip(rows[0], *texts, strict=True)}
         return [_table(widths, [[nodes.Text(text) for text in row] for row in texts], "rows")]
 

@@ -4,12 +4,12 @@ Example: a linear surrogate, coefficients up to order 3 at σ = 0, and averaged 
 
     predicted = SURROGATES["linear"](Surrogate()).fit(fit, validation).predict(test.masks)
     index, at_rest = of_kan(kan, 3)          # subsets S, and L_S [E, n_S]; of_symbolic for one symbolic KAN
-    level, errors = smoothed_of_symbolic(faithful, fit.scale, 3)
+    level, errors = smoothed_of_surrogate(kan, 8, fit.scale, 3)
     averaged = bias_corrected(level, Batch(faithful), fit, 3)
     fidelity(averaged, reference, index)     # beside the network's own, as a table
 """
 
-from kanlib.attribution.averages import bias_corrected, smoothed_of_network, smoothed_of_symbolic
+from kanlib.attribution.averages import bias_corrected, smoothed_of_network, smoothed_of_surrogate
 from kanlib.attribution.baselines import BASELINES
 from kanlib.attribution.certainty import certainty_table, fidelity, resampled
 from kanlib.attribution.coefficients import (
@@ -43,5 +43,5 @@ __all__ = [
     "resampled",
     "similarity_order",
     "smoothed_of_network",
-    "smoothed_of_symbolic",
+    "smoothed_of_surrogate",
 ]

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from kanlib import machine, store
 from kanlib.errors import BadInputError, shown
-from kanlib.networks import models
+from kanlib.networks import images, models
 from kanlib.networks.components import find
 from kanlib.networks.examples import choose_examples
 from kanlib.networks.outputs import centred
 from kanlib.networks.probe import Probe
 from kanlib.setup_files import name_of, stem
-from kanlib.setups import Perturbation
+from kanlib.setups import Perturbation, Training
 
 FOLDER = store.ROOT / "data" / "responses"
 #: The outputs that recordings keep; ``prob = exp(log_prob)`` and ``loss = −log_prob`` follow.
@@ -35,7 +35,7 @@ class Answers(Protocol):
         positions: of the E examples in the test split.
         labels: ``[E]``.
         label_names: of the examples.
-        images: ``[E, 3, H, W]``; ``None``: they were not recorded.
+        images: ``[E, 3, H, W]``; ``None``: they are not at hand, since recordings hold none.
         accuracy: of the network on the test split.
         device: that computes or computed, by type.
         derivatives: whether :meth:`local_derivatives` and :meth:`gradients` are to be had.
@@ -144,6 +144,12 @@ def compared(p: Perturbation, masks: Mapping[str, Tensor], responses: Mapping[st
     return f"The recording of this setup differs by {worst:.1e} standard deviations of the responses at most."
 
 
+def _at_hand(setup: str, positions: Tensor) -> Tensor | None:
+    """The images ``[E, 3, H, W]`` at these positions of the test split, where every installation has the data."""
+    p = Training.from_setup(setup)
+    return images.digits(p.image_size, p.seed).test.read(positions) if p.data == "digits" else None
+
+
 class Live:
     """The classifier of 00_training and the examples that ``p`` asks for; see :class:`Answers`.
 
@@ -214,8 +220,6 @@ class Frozen:
         BadInputError: nothing was recorded of the setup, or not what ``p`` asks for.
     """
 
-    images: Tensor | None = None
-
     def __init__(self, p: Perturbation):
         self._p = p
         self.made_from = recorded(p.setup)
@@ -231,6 +235,7 @@ class Frozen:
         self.components: list[str] = have["components"]
         self.positions = torch.tensor([have["examples"][name] for name in self._examples])
         self.labels = self._stacked("label")[:, 0]
+        self.images: Tensor | None = _at_hand(p.setup, self.positions)
         self.label_names = [have["classes"][name] for name in self._examples]
         self.gate_error: float = self.made_from.said("gate_error", float)
         self.accuracy: float = self.made_from.said("accuracy", float)

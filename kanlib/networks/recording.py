@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from kanlib import files, machine, store
 from kanlib.errors import BadInputError, spoken
-from kanlib.masks import ablations, gaussian, one_at_a_time, subsets
+from kanlib.masks import ablations, every_removal, gaussian, one_at_a_time, subsets
 from kanlib.networks import models
 from kanlib.networks.answers import KEPT, path, recorded
 from kanlib.networks.components import Site, find
@@ -125,7 +125,7 @@ def _masks(p: Recording, gating: Perturbation, m: int) -> dict[tuple[Site, str],
     """Masks ``[n, m]`` by gate site and split, in the order in which they are recorded: first what notebooks read.
 
     ``test_<s>`` are test masks of another scale; ``ablation`` removes (σ = −1) each component, each pair, then
-    random sets whose share of the components is uniform.
+    random sets whose share of the components is uniform; ``removal`` removes every set, and ``halving`` halves it.
     """
 
     def drawn(n: int, split: str, scale: float = gating.scale) -> Tensor:
@@ -135,8 +135,15 @@ def _masks(p: Recording, gating: Perturbation, m: int) -> dict[tuple[Site, str],
     branch = both | {"fit": drawn(p.n_fit, "fit"), "reference": drawn(p.n_reference, "reference")}
     sweep = {"sweep": one_at_a_time(m)}
     output = both | {"fit": drawn(p.n_fit_output, "fit")} | sweep if p.n_fit_output else {}
-    rest = {f"test_{scale}": drawn(p.n_test, f"test_{scale}", scale) for scale in p.scales}
+    of_scales = {"test": p.n_test, "fit": p.n_fit_scales, "validation": p.n_fit_scales // 4}
+    rest = {
+        f"{split}_{scale}": drawn(n, f"{split}_{scale}", scale)
+        for split, n in of_scales.items()
+        for scale in p.scales
+    }
     rest["ablation"] = ablations(p.n_ablation, m, p.seed)
+    if p.all_sets:
+        rest |= {"removal": every_removal(m), "halving": every_removal(m) / 2}
     in_order: list[tuple[Site, dict[str, Tensor]]]
     in_order = [("branch", branch | sweep), ("output", output), ("branch", rest)]
     return {(site, split): sigma for site, masks in in_order for split, sigma in masks.items() if len(sigma)}

@@ -9,6 +9,7 @@ from sympy.printing.printer import Printer
 from kanlib.symbolic.bounds import written_out
 from kanlib.symbolic.closed_forms import X
 from kanlib.symbolic.grammar import check
+from kanlib.symbolic.one_sum import OneSum
 from kanlib.symbolic.symbolic_kan import SymbolicKAN
 
 _LARGEST_WHOLE = 1e6  # that is written out
@@ -50,6 +51,18 @@ def latex_whole(symbolic: SymbolicKAN, digits: int = 3) -> str:
     """
     with written_out():
         return r"\hat g(\sigma) = " + latex(check(symbolic.expression), digits)
+
+
+def latex_one_sum(formula: OneSum, digits: int = 2) -> str:
+    """``ĝ(σ)`` of one sum u as aligned lines, those of u below, one for each weight."""
+    groups = []
+    for weight, group in zip(formula.weights, formula.groups, strict=True):
+        listed = " + ".join(rf"\sigma_{{{i + 1}}}" for i in group)
+        groups.append(
+            f"{latex(sympy.Float(weight), digits)} " + (rf"\left({listed}\right)" if group[1:] else listed)
+        )
+    u = r" \\ &\quad + ".join(groups).replace("+ -", "- ")
+    return rf"\begin{{aligned}}\hat g(\sigma) &= {latex(formula.of_sum, digits)} \\ u &= {u}\end{{aligned}}"
 
 
 def html(latex: str) -> str:

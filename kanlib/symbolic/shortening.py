@@ -131,29 +131,11 @@ def shorten(
     Returns:
         E symbolic KANs, and the fronts that they were chosen from.
     """
-    fronts = _fronts(kan, data, validation, knobs, knobs.max_length)
+    found = candidates(kan, data.masks, knobs, rest=0, max_length=knobs.max_length)
+    fronts = front(found, data, validation, max_length=knobs.max_length)
     targets = pearson(kan(validation.masks), validation.responses).tolist()
     knees = [knee(front, target, knobs.budget).symbolic for front, target in zip(fronts, targets, strict=True)]
     return refitted(knees, data, validation, knobs.refit_steps), fronts
-
-
-def shortest_of_all(
-    kan: KAN, data: Split, validation: Split, knobs: Knobs, *, edge_length: int, length: int
-) -> tuple[int, SymbolicKAN]:
-    """An example and its symbolic KAN: :func:`best_of` the fronts of E KANs, refitted on all masks.
-
-    Args:
-        kan: E fitted KANs.
-        data: fit masks and responses.
-        validation: others.
-        knobs: see :class:`kanlib.symbolic.engines.Knobs`.
-        edge_length: of an edge's form, at most, in place of the knob.
-        length: of the whole, at most, if any is so short.
-    """
-    example, best = best_of(_fronts(kan, data, validation, knobs, edge_length), length)
-    own = slice(example, example + 1)
-    (symbolic,) = refitted([best], data.of(own), validation.of(own), knobs.refit_steps)
-    return example, symbolic
 
 
 def front(
@@ -207,24 +189,6 @@ def knee(front: Sequence[Priced], target: float, budget: float) -> Priced:
     if enough:
         return min(enough, key=lambda point: point.symbolic.length)
     return max(front, key=lambda point: point.pearson)
-
-
-def best_of(fronts: Sequence[Sequence[Priced]], length: int) -> tuple[int, SymbolicKAN]:
-    """An example and its symbolic KAN: of all of at most this length that of highest validation Pearson.
-
-    Where none is that short, it is one of the shortest of every example.
-    """
-    every = [(e, point) for e, front in enumerate(fronts) for point in front]
-    enough = [(e, point) for e, point in every if point.symbolic.length <= length]
-    if not enough:
-        enough = [(e, min(front, key=lambda point: point.symbolic.length)) for e, front in enumerate(fronts)]
-    example, best = max(enough, key=lambda found: found[1].pearson)
-    return example, best.symbolic
-
-
-def _fronts(kan: KAN, data: Split, validation: Split, knobs: Knobs, max_length: int) -> list[list[Priced]]:
-    found = candidates(kan, data.masks, knobs, rest=0, max_length=max_length)
-    return front(found, data, validation, max_length=max_length)
 
 
 def _candidates(kan: KAN, masks: Tensor, knobs: Knobs, rest: float, max_length: float) -> list[Candidates]:

@@ -4,14 +4,16 @@ import torch
 
 from kanlib.attribution.averages import (
     bias_corrected,
+    gradients,
     smoothed,
     smoothed_from_values,
     smoothed_of_network,
-    smoothed_of_symbolic,
+    smoothed_of_surrogate,
 )
-from kanlib.masks import Split, subsets
+from kanlib.masks import Split, gaussian, subsets
+from kanlib.symbolic import replace_edges
 from kanlib.symbolic.closed_forms import X
-from tests.helpers import symbolic_kan
+from tests.helpers import symbolic_kan, symbolic_knobs
 
 
 def test_smoothed_derivatives_of_a_polynomial_are_those_of_its_average():
@@ -66,13 +68,28 @@ def test_smoothed_coefficients_are_averages_of_local_ones():
     """g = (σ₁ + σ₂)² + σ₂³: E[∂₁₂ g] = 2, E[∂₂ g] = 3s², E[∂₁ g] = 0."""
     square, cube = X**2, X**3
     form = symbolic_kan([[[X, 0 * X], [X, cube]], [[square], [X]]], 0.0)
-    values, errors = smoothed_of_symbolic([form, form], 0.5, 2, n_masks=40_000)
+    values, errors = smoothed_of_surrogate([form, form], 2, 0.5, 2, n_masks=40_000)
     true = torch.tensor([0.0, 3 * 0.5**2, 2.0], dtype=torch.float64)
     assert values.shape == errors.shape == (2, 3)
     assert ((values - true).abs() < 4 * errors).all()
     assert torch.equal(values[0], values[1])
-    again, _ = smoothed_of_symbolic([form], 0.5, 2, n_masks=40_000, seed=1)
+    again, _ = smoothed_of_surrogate([form], 2, 0.5, 2, n_masks=40_000, seed=1)
     assert not torch.equal(again[0], values[0])
+
+
+def test_a_kan_and_the_closed_form_that_is_faithful_to_it_have_the_same_averages(fitted):
+    """Where the form does not run away, which this one, of one hidden layer, does not."""
+    faithful = replace_edges(fitted.kan, fitted.fit.masks, symbolic_knobs(max_degree=9))
+    masks = gaussian(50, 3, 1.0, 0, "test")
+    torch.testing.assert_close(gradients(fitted.kan, masks), by_autograd(fitted.kan, masks), atol=1e-3, rtol=1e-3)
+    of_kan, error = smoothed_of_surrogate(fitted.kan, 3, 0.7, 2)
+    of_forms, _ = smoothed_of_surrogate(faithful, 3, 0.7, 2)
+    assert ((of_kan - of_forms).abs() < 4 * error + 0.02).all()
+
+
+def by_autograd(kan, masks):
+    at = masks.expand(len(kan.bias), -1, -1).clone().requires_grad_()
+    return torch.autograd.grad(kan(at).sum(), at)[0].double()
 
 
 def test_a_reference_is_right_whatever_steadies_it_and_the_surer_the_closer_that_is():
@@ -87,7 +104,7 @@ def test_a_reference_is_right_whatever_steadies_it_and_the_surer_the_closer_that
     true = torch.tensor([0.1 * np.exp(-1), 0.1 * np.exp(-1), 2.0], dtype=torch.float64)
     errors = {}
     for name, steady in (("close", form), ("far", other)):
-        level, _ = smoothed_of_symbolic([steady], 1.0, 2, n_masks=200_000)
+        level, _ = smoothed_of_surrogate([steady], 2, 1.0, 2, n_masks=200_000)
         found, errors[name], _ = smoothed_of_network([steady], level, gradient, masks, 1.0, 2)
         assert ((found - true).abs() < 5 * errors[name] + 0.03).all()
     assert (errors["close"] * 20 < errors["far"]).all()

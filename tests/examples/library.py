@@ -4,6 +4,7 @@ from kanlib.masks import gaussian
 from kanlib.networks import Probe, find, trained
 from kanlib.setups import Training
 
+# What notebook 00_training wrote.
 weights = Training.from_setup("digits_resnet18").load("model")
 model, data = trained(weights)
 names = find(model, ["layer*.*"])

@@ -5,10 +5,10 @@ import torch
 
 from kanlib import store
 from kanlib.errors import BadInputError
-from kanlib.masks import gaussian
+from kanlib.masks import every_removal, gaussian
 from kanlib.networks import answers
 from kanlib.networks.outputs import OUTPUT_FUNCTIONS
-from kanlib.setups import Perturbation
+from kanlib.setups import Perturbation, Recording
 from tests.networks.conftest import MODEL
 
 
@@ -27,6 +27,7 @@ def test_a_recording_answers_as_the_network_does(recorded, site, example_set, n)
         assert n == 1 or len(set(live.label_names)) > 3
         assert torch.equal(frozen.positions, live.positions)
         assert torch.equal(frozen.labels, live.labels)
+        assert torch.equal(frozen.images, live.images)
         assert frozen.gate_error == live.gate_error == 0
         for split, size in {"fit": 20 if site == "output" else 40, "validation": 11, "test": 12}.items():
             sigma = gaussian(size, 3, 1.0, 0, split)
@@ -122,3 +123,33 @@ def test_a_model_whose_record_does_not_say_its_accuracy_is_refused(place):
     store.save(path, model.content, kind="model", parameters=model.record["parameters"], inputs={})
     with pytest.raises(BadInputError, match="its record says NoneType of accuracy, expected float"):
         answers.network(p)
+
+
+@pytest.mark.parametrize("setup", ["digits_resnet18", "cifar10_resnet18", "imagenet_deit_tiny"])
+def test_the_recordings_of_the_project_hold_what_their_chapters_ask(setup):
+    p, kept = Perturbation.from_setup(setup), Recording.from_setup(setup)
+    asked = answers.network(p)
+    assert p.source == "frozen"
+    m = len(asked.components)
+    sizes = {"fit": p.n_fit, "validation": p.n_validation, "test": p.n_test}
+    for split, n in sizes.items():
+        found, _ = asked.responses(split, gaussian(n, m, p.scale, p.seed, split))
+        assert found.shape == (p.n_examples, n)
+    assert asked.gradients(gaussian(p.n_reference, m, p.scale, p.seed, "reference")).shape[1:] == (
+        p.n_reference,
+        m,
+    )
+    if kept.all_sets:
+        every = every_removal(m)
+        (removed, _), (halved, _) = asked.responses("removal", every), asked.responses("halving", every / 2)
+        assert (removed[:, 0] == 0).all()
+        assert (halved[:, 0] == 0).all()
+    for scale in kept.scales if kept.n_fit_scales else []:
+        name = f"fit_{scale}"
+        assert asked.responses(name, gaussian(kept.n_fit_scales, m, scale, p.seed, name))[0].isfinite().all()
+
+
+def test_images_that_every_installation_has_are_shown():
+    digits, other = (answers.network(Perturbation.from_setup(s)) for s in ("digits_resnet18", "cifar10_resnet18"))
+    assert digits.images.shape == (8, 3, 32, 32)
+    assert other.images is None

@@ -3,7 +3,7 @@ import torch
 
 from kanlib import store
 from kanlib.errors import BadInputError
-from kanlib.masks import gaussian
+from kanlib.masks import every_removal, gaussian
 from kanlib.networks import answers, recording
 from kanlib.networks.probe import Probe
 from kanlib.setups import Training
@@ -18,6 +18,27 @@ def test_a_recording_has_the_masks_of_the_evaluation(recorded):
     torch.testing.assert_close(recorded["masks/test_0.5"], gaussian(12, 3, 0.5, 0, "test_0.5"))
     for site in ("branch", "output"):
         assert recorded[f"reported.2/{site}/sweep"].shape == (3, 183)
+
+
+def test_a_recording_may_hold_all_sets_and_fits_of_other_scales(recorded, rewrite):
+    assert "masks/removal" not in recorded.content
+    rewrite(recording={"all_sets": True, "n_fit_scales": 8})
+    after = store.load(recording.record("small"), kind="responses")
+    assert torch.equal(after["masks/removal"], every_removal(3))
+    assert torch.equal(after["masks/halving"], every_removal(3) / 2)
+    for split, n in {"fit_0.5": 8, "validation_0.5": 2}.items():
+        assert torch.equal(after[f"masks/{split}"], gaussian(n, 3, 0.5, 0, split))
+        assert after[f"development.0/branch/{split}"].shape == (3, n)
+    # The same sets, asked for as others.
+    sets = {tuple(sigma): response for sigma, response in zip(*listed(after, "ablation"), strict=True)}
+    assert all(
+        sets.get(tuple(sigma), response) == pytest.approx(response, abs=1e-5)
+        for sigma, response in zip(*listed(after, "removal"), strict=True)
+    )
+
+
+def listed(found, split):
+    return found[f"masks/{split}"].tolist(), found[f"reported.0/branch/{split}"][0].tolist()
 
 
 def test_a_recording_grows_by_masks_and_examples_and_computes_nothing_twice(recorded, place, rewrite, monkeypatch):

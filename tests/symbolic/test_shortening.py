@@ -10,14 +10,12 @@ from kanlib.symbolic.closed_forms import X
 from kanlib.symbolic.edges import OVERHANG
 from kanlib.symbolic.shortening import (
     Priced,
-    best_of,
     candidates,
     front,
     front_table,
     knee,
     replace_edges,
     shorten,
-    shortest_of_all,
 )
 from tests.helpers import symbolic_kan, symbolic_knobs
 
@@ -109,17 +107,6 @@ def test_the_knee_is_the_shortest_within_the_budget(lengths):
     assert knee(points, 0.99, 0.005) is points[0]
 
 
-def test_the_best_short_network_of_all_examples_is_found(lengths):
-    long, middle, short = lengths
-    fronts = [
-        [Priced(0.0, long, 0.99), Priced(0.0, short, 0.5)],
-        [Priced(0.0, middle, 0.9), Priced(0.0, short, 0.6)],
-    ]
-    assert best_of(fronts, long.length) == (0, long)
-    assert best_of(fronts, middle.length) == (1, middle)
-    assert best_of(fronts, short.length - 1) == (1, short)
-
-
 def test_what_is_chosen_is_the_knee_refitted_to_the_end(fitted):
     asked = symbolic_knobs(max_degree=5)
     short, fronts = shorten(fitted.kan, fitted.fit, fitted.test, asked)
@@ -151,18 +138,6 @@ def test_fronts_are_rows_of_a_table(found, fitted):
     every = [point for of_example in fronts for point in of_example]
     assert table["length"].tolist() == [point.symbolic.length for point in every]
     assert table["validation Pearson"].tolist() == [point.pearson for point in every]
-
-
-def test_the_shortest_of_all_is_one_examples_refitted_to_the_end(fitted):
-    asked = symbolic_knobs(max_degree=5)
-    example, symbolic = shortest_of_all(fitted.kan, fitted.fit, fitted.test, asked, edge_length=8, length=60)
-    rest = candidates(fitted.kan, fitted.fit.masks, asked, rest=0, max_length=8)
-    fronts = front(rest, fitted.fit, fitted.test, max_length=8)
-    expected, before = best_of(fronts, 60)
-    assert example == expected
-    own = fitted.test.of(slice(example, example + 1))
-    assert errors_of([symbolic], own) <= errors_of([before], own)
-    assert all(form.length <= 9 for layer in symbolic.forms for row in layer for form in row)
 
 
 def test_a_kan_of_a_bias_alone_is_nothing_beside_rest(fitted):
