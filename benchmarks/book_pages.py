@@ -14,6 +14,9 @@ from playwright.sync_api import BrowserContext, ViewportSize
 
 from book.browser import opened, settled
 from kanlib import claims, store
+from kanlib.masks import Split
+from kanlib.networks import network
+from kanlib.setups import Perturbation
 from kanlib.symbolic import SymbolicKAN
 
 SETUP = "digits_resnet18"
@@ -27,9 +30,15 @@ _EMPTY = """() => [
     ["chart", ".vega-chart", "svg .mark-group path"],
     ["formula", "div.math, span.math", "mjx-container"],
     ["mixer", ".mixer", "input"],
+    ["story", ".story", "input"],
 ].flatMap(([kind, outer, inner]) =>
     [...document.querySelectorAll(outer)].filter((box) => !box.querySelector(inner))
         .map((box) => `${kind}: ${box.textContent.slice(0, 80)}`))"""
+
+# Charts, and tables that a notebook computed, which have no number with a caption.
+_UNCAPTIONED = """() => [...document.querySelectorAll(".vega-chart, table.dataframe")]
+    .filter((shown) => !shown.closest("figure")?.querySelector(".caption-number"))
+    .map((shown) => `${shown.className}: ${shown.textContent.trim().slice(0, 80)}`)"""
 
 
 def pages(html: Path) -> list[str]:
@@ -61,6 +70,16 @@ def looked_at(browser: BrowserContext, address: str) -> dict[str, list[str]]:
     return found
 
 
+def uncaptioned(browser: BrowserContext, address: str) -> list[str]:
+    """Charts and computed tables of a page that have no number and no caption."""
+    page = browser.new_page()
+    page.goto(address)
+    settled(page)
+    found = page.evaluate(_UNCAPTIONED)
+    page.close()
+    return found
+
+
 def mixer_error(browser: BrowserContext, address: str, symbolic: list[SymbolicKAN], n: int = 20) -> float:
     """Largest difference between the number that the mixer shows and the expression, at n random masks."""
     page = browser.new_page()
@@ -76,6 +95,55 @@ def mixer_error(browser: BrowserContext, address: str, symbolic: list[SymbolicKA
         shown = float(str(page.locator(".mixer-form").get_attribute("data-value")))
         true = symbolic[e].expression.evalf(30, subs=dict(zip(symbolic[e].symbols, sigma, strict=True)))
         worst = max(worst, abs(shown - float(true)) / max(1.0, abs(float(true))))
+    page.close()
+    return worst
+
+
+def story_errors(
+    browser: BrowserContext, address: str, symbolic: list[SymbolicKAN], grid: Split, n: int = 20
+) -> tuple[float, float]:
+    """Largest difference, relative, of the story's closed form to the expression, and of its network to the grid.
+
+    The sliders are set to n random pairs of scales for the one and to n random points of the grid for the other.
+    """
+    page = browser.new_page()
+    page.goto(address)
+    page.wait_for_selector(".story input")
+    pair = grid.masks.any(0).nonzero().flatten().tolist()
+    source = random.Random(0)  # noqa: S311 (no secret)
+
+    def shown(kind: str, e: int, values: list[float]) -> float:
+        page.locator(".story-others button").nth(e).click()
+        for k, value in enumerate(values):
+            page.locator(".story input").nth(k).fill(str(value))
+        return float(str(page.locator(f".story .mixer-{kind}").get_attribute("data-value")))
+
+    form, network = 0.0, 0.0
+    for _ in range(n):
+        e = source.randrange(len(symbolic))
+        values = [round(source.randrange(-40, 41) * 0.05, 2) for _ in pair]
+        sigma = [values[pair.index(i)] if i in pair else 0.0 for i in range(grid.masks.shape[1])]
+        true = float(symbolic[e].expression.evalf(30, subs=dict(zip(symbolic[e].symbols, sigma, strict=True))))
+        form = max(form, abs(shown("form", e, values) - true) / max(1.0, abs(true)))
+        at = source.randrange(len(grid.masks))
+        true = float(grid.responses[e, at])
+        found = shown("recorded", e, grid.masks[at, pair].tolist())
+        network = max(network, abs(found - true) / max(1.0, abs(true)))
+    page.close()
+    return form, network
+
+
+def removal_error(browser: BrowserContext, address: str, removals: Split) -> float:
+    """Largest difference, relative, of the mixer's network to what it answered to sets removed (first image)."""
+    page = browser.new_page()
+    page.goto(address)
+    page.wait_for_selector(".mixer input")
+    worst = 0.0
+    for mask, response in zip(removals.masks.tolist(), removals.responses[0].tolist(), strict=True):
+        for i, value in enumerate(mask):
+            page.locator(".mixer .mixer-row input").nth(i).fill(str(value))
+        found = float(str(page.locator(".mixer .mixer-recorded").get_attribute("data-value")))
+        worst = max(worst, abs(found - response) / max(1.0, abs(response)))
     page.close()
     return worst
 
@@ -147,16 +215,24 @@ def main() -> None:
     with opened(html) as (browser, base):
         seen = {name: looked_at(browser, base + name) for name in names}
         error = mixer_error(browser, base + MIXER, short)
+        answers = network(Perturbation.from_setup(SETUP))
+        form, grid = story_errors(browser, base + "index.html", short, answers.grid())
+        removed = removal_error(browser, base + MIXER, answers.removals().part(40))
+        bare = [found for name in names for found in uncaptioned(browser, base + name)]
         serious = [found for name in INSPECTED for found in violations(browser, base + name)]
     for name, found in seen.items():
         print(name, {kind: what for kind, what in found.items() if what} or "is well", flush=True)
-    print(*serious, sep="\n")
+    print(*serious, *bare, sep="\n")
     external, console = (sum(len(found[kind]) for found in seen.values()) for kind in ("external", "console"))
     rows = [
         ("external_requests", "Requests of all pages to other hosts", external, "<= 0"),
         ("console_errors", "Errors on the console, of all pages", console, "<= 0"),
         ("mixer_error", "Number in the mixer against the expression, relative, at 20 masks", error, "<= 1e-9"),
+        ("story_error", "Closed form in the story against the expression, relative, at 20 masks", form, "<= 1e-9"),
+        ("story_truth", "Network in the story against its recorded grid, relative, at 20 points", grid, "<= 0"),
+        ("mixer_truth", "Network in the mixer against its recorded removals, relative, of 40", removed, "<= 0"),
         ("axe_serious", f"Serious findings of axe-core on {', '.join(INSPECTED)}", len(serious), "<= 0"),
+        ("captioned", "Charts and computed tables of all pages without a number and a caption", len(bare), "<= 0"),
         ("mean_page_mb", f"Size of a page in MB, mean over {len(names)}", sum(sizes) / len(sizes), "<= 2"),
         ("largest_page_mb", "Size of the largest page in MB", max(sizes), "<= 5"),
     ]

@@ -12,6 +12,7 @@ import torch
 
 from kanlib import claims, metrics
 from kanlib.masks import gaussian
+from kanlib.networks.branches import branches
 from kanlib.networks.components import find, gated
 from kanlib.networks.models import classifier
 
@@ -19,6 +20,9 @@ BATCH, ROUNDS, PASSES = 25, 7, 4
 NETWORKS = {
     "ResNet-18, 32×32": ("torchvision/resnet18", 10, 32, "layer*.*"),
     "DeiT-tiny, 224×224": ("timm/deit_tiny_patch16_224", 1000, 224, "blocks.*"),
+    "MobileNetV2, 96×96": ("torchvision/mobilenet_v2", 1000, 96, "features.*"),
+    "ConvNeXt-atto, 96×96": ("timm/convnext_atto", 1000, 96, "stages.*.blocks.*"),
+    "RegNetY-200MF, 96×96": ("timm/regnety_002", 1000, 96, "s*.*"),
 }
 COMMAND = claims.Command("python -m benchmarks.gating", "fast", "2 CPU cores")
 
@@ -30,16 +34,16 @@ def seconds(function: Callable[[], object], passes: int = PASSES) -> float:
     return time.perf_counter() - start
 
 
-@torch.inference_mode()
 def ratios(architecture: str, n_classes: int, size: int, pattern: str) -> tuple[list[float], list[float]]:
     """Throughput of gated passes over plain ones, and over one mask a pass, round by round."""
     model, _ = classifier(architecture, n_classes, small_images=size == 32)
     model = model.eval()
-    names = find(model, [pattern])
     x = torch.randn(BATCH, 3, size, size, generator=torch.Generator().manual_seed(0))
+    # A block that changes the shape without a skip has no branch.
+    names = [name for name, branch in branches(model, find(model, [pattern]), x[:2]).items() if branch]
     sigma = gaussian(BATCH, len(names), 1.0, 0, "timing")
     against_plain, against_single = [], []
-    with gated(model, names) as gates:
+    with torch.inference_mode(), gated(model, names) as gates:
         functions = (
             lambda: model(x),
             lambda: gates(x[:1], sigma),
@@ -66,9 +70,9 @@ def main() -> None:
     print(said)
     plain = found[worst][0]
     words = f"Responses a second over images a second of plain inference, batches of {BATCH}, fp32, range over "
-    words += f"{ROUNDS} rounds; the lower of two networks ({said})"
+    words += f"{ROUNDS} rounds; the lowest of five networks ({said})"
     estimate = metrics.Estimate(statistics.median(plain), min(plain), max(plain))
-    claims.record([COMMAND.claim("gating.relative_throughput.cpu", words, estimate, ">= 0.9")])
+    claims.record([COMMAND.claim("gating.relative_throughput.cpu", words, estimate, ">= 0.95")])
 
 
 if __name__ == "__main__":

@@ -1,17 +1,16 @@
-"""Charts: one look for every figure, in the notebooks and in the book.
+"""Charts: every figure of the notebooks and of the book.
 
 A chart leaves a notebook as a Vega-Lite specification with its data inside. Notebook front ends draw it
 themselves; the book's extension writes the same specification into the page, where a script draws it in the
-page's colours. Every chart takes ``describe``, one sentence for readers who cannot see it.
+page's colours, and no wider than the page. Every chart takes ``describe``, one sentence for readers who cannot see
+it. Marks are opaque, so that they keep the contrast of :mod:`kanlib.looks`.
 """
 
 import json
-import warnings
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
 from io import BytesIO
-from itertools import pairwise
 from typing import Any
 
 import altair as alt
@@ -21,54 +20,13 @@ from IPython.display import HTML
 from PIL import Image
 from torch import Tensor
 
-from kanlib.masks import Subset
+from kanlib import looks
 from kanlib.metrics import TITLES
 
-# Okabe and Ito's palette, which stays apart under the common colour blindnesses. Its black, invisible on a
-# dark page, is a grey here; its yellow, faint on a white one, comes last.
-CATEGORIES = ["#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#8C8C8C", "#F0E442"]
-# Readable on white and on black. The book replaces both by the page's own colours.
-TEXT = "#767676"
-LINE = "#8C8C8C4D"
 # JupyterLab 4.6 draws what is marked as version 5 and shows version 6 as plain text; Altair 6 writes 6.
 VEGALITE = "application/vnd.vegalite.v5+json"
-_BESIDE = 210  # pixels of a chart that stands beside another one
-
-
-@alt.theme.register("kanlib", enable=False)
-def _theme() -> alt.theme.ThemeConfig:
-    """Return the configuration that Altair merges under every chart's own."""
-    guide = {"labelColor": TEXT, "titleColor": TEXT, "labelFontSize": 12, "titleFontSize": 12}
-    theme: Any = {
-        "config": {
-            "background": "transparent",
-            "font": "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif",
-            "axis": {
-                **guide,
-                "domainColor": TEXT,
-                "gridColor": LINE,
-                "labelOverlap": True,
-                "tickColor": TEXT,
-                "tickSize": 4,
-                "titleFontWeight": "normal",
-                "titlePadding": 8,
-            },
-            "header": guide,
-            "legend": {**guide, "titleFontWeight": "normal"},
-            "mark": {"color": CATEGORIES[0]},
-            "range": {
-                "category": CATEGORIES,
-                "diverging": {"scheme": "blueorange"},
-                "heatmap": {"scheme": "viridis"},
-                "ramp": {"scheme": "viridis"},
-            },
-            "rule": {"color": TEXT},
-            "text": {"color": TEXT, "fontSize": 12},
-            "title": {"anchor": "start", "color": TEXT, "fontSize": 13, "subtitleColor": TEXT},
-            "view": {"stroke": None, "continuousWidth": 480, "continuousHeight": 280},
-        }
-    }
-    return theme
+_PANEL = 230  # pixels of a chart that stands beside another one
+_EDGES = 12  # edge functions that are drawn
 
 
 def _renderer(spec: dict, **metadata: object) -> dict[str, object]:
@@ -85,11 +43,10 @@ alt.renderers.register("book", _renderer)
 def enable() -> None:
     """Make every Altair chart of this process look and travel as the book's charts do.
 
-    Turns on the theme ``kanlib`` (transparent background, restrained axes, a palette safe for colour-blind
-    readers) and the renderer ``book``, and lifts Altair's limit of 5,000 rows. A chart's data go into the
-    notebook and the page as they are: aggregate or sample them first, and say so beside the chart.
-    ``.properties(width="container")`` makes a chart as wide as the text, which narrow screens need; a chart
-    with a width of its own scrolls in its box.
+    Turns on the theme ``kanlib`` (see :mod:`kanlib.looks`) and the renderer ``book``, and lifts Altair's limit of
+    5,000 rows. A chart's data go into the notebook and the page as they are: aggregate or sample them first, and
+    say so beside the chart. ``.properties(width="container")`` makes a chart as wide as the text; panels of a
+    facet with ``columns`` are put under each other where the page is narrow.
 
     It takes no arguments, returns nothing and raises nothing. Calling it again changes nothing.
     """
@@ -108,12 +65,21 @@ def images(x: Tensor, labels: Sequence[str]) -> HTML:
     return HTML(
         '<div class="image-grid">'
         + "".join(
-            f'<figure><img src="data:image/png;base64,{_png(image)}" alt="{escape(label)}" width="72">'
+            f'<figure><img src="{data_url(image)}" alt="{escape(label)}" width="72">'
             f"<figcaption>{escape(label)}</figcaption></figure>"
             for image, label in zip(x, labels, strict=True)
         )
         + "</div>"
     )
+
+
+def data_url(image: Tensor) -> str:
+    """An image ``[3, H, W]``, stretched to its own range, as the address of a PNG that holds it itself."""
+    low, high = image.amin(), image.amax()
+    pixels = (255 * (image - low) / (high - low).clamp_min(1e-6)).byte()
+    buffer = BytesIO()
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(buffer, "PNG")
+    return f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
 
 
 def line(frame: pd.DataFrame, *, x: str, y: str, describe: str, log: bool = False) -> alt.Chart:
@@ -129,21 +95,52 @@ def line(frame: pd.DataFrame, *, x: str, y: str, describe: str, log: bool = Fals
     )
 
 
-def lines(frame: pd.DataFrame, *, x: str, y: str, color: str, describe: str, few: bool = False) -> alt.Chart:
-    """A curve of ``y`` against ``x`` for each value of ``color``; hovering over a legend entry singles it out.
+def one_by_one(curves: pd.DataFrame, *, flip: float | None, describe: str) -> alt.Chart:
+    """Response ``Δf`` against ``σ``, a curve for each ``component``; hovering over a legend entry singles it out.
 
-    Where there are ``few`` values of ``x`` they are marked, on a logarithmic axis.
+    Colours go from the input to the output.
+
+    Args:
+        curves: with these three columns, components in their order.
+        flip: the response at which the class flips, where a rule is drawn.
+        describe: see above.
     """
-    single = alt.selection_point(fields=[color], bind="legend")
-    return (
-        alt.Chart(frame, description=describe)
-        .mark_line(point=few)
+    names = list(dict.fromkeys(curves["component"]))
+    depth = alt.Scale(domain=names, range=looks.by_depth(len(names)))
+    single = alt.selection_point(fields=["component"], bind="legend")
+    drawn = (
+        alt.Chart(curves.round(3), description=describe)
+        .mark_line()
         .encode(
-            alt.X(x, type="quantitative", scale=alt.Scale(type="log" if few else "linear", nice=not few)),
-            alt.Y(y, type="quantitative"),
-            alt.Color(color, type="nominal", sort=None),
+            alt.X("σ:Q", scale=alt.Scale(nice=False), axis=alt.Axis(tickCount=6, format="~g")),
+            alt.Y("Δf:Q", title="response Δf"),
+            alt.Color("component:N", scale=depth, legend=alt.Legend(orient="bottom", columns=3, title=None)),
             opacity=alt.condition(single, alt.value(1), alt.value(0.15)),
-            tooltip=[color, alt.Tooltip(x, format=".2f"), alt.Tooltip(y, format=".2f")],
+            tooltip=["component:N", alt.Tooltip("σ:Q", format=".2f"), alt.Tooltip("Δf:Q", format=".2f")],
+        )
+        .add_params(single)
+    )
+    if flip is not None:
+        at = alt.Chart(pd.DataFrame({"Δf": [flip], "what": ["below this line: another class"]}))
+        words = at.mark_text(align="right", dx=-4, dy=10).encode(x=alt.value("width"), text="what:N")
+        drawn += at.mark_rule(strokeDash=[4, 4]).encode(y="Δf:Q") + words.encode(y="Δf:Q")
+    return drawn.properties(width="container", height=300)
+
+
+def learning(means: pd.DataFrame, *, x: str, y: str, color: str, describe: str) -> alt.Chart:
+    """``y`` at a few values of ``x`` on a logarithmic axis, a marked curve for each ``color``."""
+    single = alt.selection_point(fields=[color], bind="legend")
+    at = alt.Axis(values=sorted(means[x].unique().tolist()), format="~g")
+    legend = alt.Legend(orient="bottom", columns=3, title=None)
+    return (
+        alt.Chart(means.round({y: 4}), description=describe)
+        .mark_line(point=True)
+        .encode(
+            alt.X(x, type="quantitative", scale=alt.Scale(type="log", nice=False, padding=10), axis=at),
+            alt.Y(y, type="quantitative", title=f"test {TITLES.get(y, y)}"),
+            alt.Color(color, type="nominal", scale=looks.scale(means[color]), legend=legend),
+            opacity=alt.condition(single, alt.value(1), alt.value(0.15)),
+            tooltip=[color, x, alt.Tooltip(y, format=".3f")],
         )
         .add_params(single)
         .properties(width="container")
@@ -181,48 +178,55 @@ def panels(
 ) -> alt.Chart:
     """``y`` at a few values of ``x``, a curve for each ``color``, a panel for each ``column`` and ``row``."""
     used = [x, y, color, column, *([row] if row else [])]
-    sides: dict[str, Any] = {"column": alt.Column(column, type="nominal", sort=None)}
-    if row:
-        sides["row"] = alt.Row(row, type="nominal", sort=None)
     at = alt.Axis(values=sorted(frame[x].unique()), labelOverlap=True, format="~g")
-    return (
+    legend = alt.Legend(orient="bottom", columns=2, title=None)
+    drawn = (
         alt.Chart(frame[used].round({y: 4}))
         .mark_line(point=True)
         .encode(
             alt.X(x, type="quantitative", scale=alt.Scale(type="log" if log else "linear"), axis=at),
-            alt.Y(y, type="quantitative"),
-            alt.Color(color, type="nominal", sort=None, legend=alt.Legend(orient="bottom", columns=3)),
-            alt.StrokeDash(color, type="nominal", sort=None),
+            alt.Y(y, type="quantitative", title=TITLES.get(y, y)),
+            alt.Color(color, type="nominal", scale=looks.scale(frame[color]), legend=legend),
+            alt.StrokeDash(color, type="nominal", sort=None, legend=None),
             tooltip=[*used[2:], x, alt.Tooltip(y, type="quantitative", format=".3f")],
         )
-        .properties(width=230, height=170)
-        .facet(**sides)
-        .properties(description=describe)
+        .properties(width=_PANEL, height=170)
     )
+    order = list(dict.fromkeys(frame[column]))
+    sides: dict[str, Any] = {"facet": alt.Facet(column, type="nominal", sort=order, title=None), "columns": 2}
+    if row:
+        sides = {
+            "column": alt.Column(column, type="nominal", sort=order),
+            "row": alt.Row(row, type="nominal", sort=None),
+        }
+    return drawn.facet(**sides).properties(description=describe)
 
 
 def paired(scores: pd.DataFrame, metric: str, *, describe: str) -> alt.Chart:
-    """``metric`` of each example (a line) under each surrogate (a place on the axis).
+    """``metric`` of each example (a thin line) under each surrogate (a row).
 
     Args:
         scores: a row for each surrogate and example, as :func:`kanlib.metrics.scores` makes it.
         metric: the column to draw.
         describe: see above.
     """
-    titled = scores.assign(surrogate=scores["surrogate"].replace(TITLES))
+    titled = scores[["surrogate", "example", metric]].replace({"surrogate": TITLES}).round({metric: 4})
+    names = list(dict.fromkeys(titled["surrogate"]))
+    titled["place"] = titled["surrogate"].map(names.index)
     base = alt.Chart(titled, description=describe).encode(
-        alt.X("surrogate:N", sort=None, title=None, axis=alt.Axis(labelAngle=0)),
-        alt.Y(metric, type="quantitative", title=f"test {TITLES[metric]}"),
-        alt.Detail("example:N"),
+        alt.X(metric, type="quantitative", title=f"test {TITLES[metric]}"),
+        alt.Y("surrogate:N", sort=names, title=None, axis=alt.Axis(grid=True)),
         tooltip=["example:N", "surrogate:N", alt.Tooltip(metric, type="quantitative", format=".3f")],
     )
-    return (base.mark_line(opacity=0.4) + base.mark_point(filled=True, size=50, opacity=0.7)).properties(
-        width="container", height=300
+    lines = base.mark_line(color=looks.TEXT, strokeWidth=0.75).encode(detail="example:N", order="place:Q")
+    dots = base.mark_point(filled=True, opacity=1, size=55).encode(
+        alt.Color("surrogate:N", scale=looks.scale(names), legend=None)
     )
+    return (lines + dots).properties(width="container", height=34 * len(names))
 
 
 def ranked(scores: pd.DataFrame, metric: str, *, describe: str) -> alt.Chart:
-    """``metric`` of each example (a dot) under each method (a row, the best mean first); a bar marks the mean.
+    """``metric`` of each example (a ring) under each method (a row, the best mean first); a bar marks the mean.
 
     A method that failed on an example has no bar.
     """
@@ -234,13 +238,60 @@ def ranked(scores: pd.DataFrame, metric: str, *, describe: str) -> alt.Chart:
     )
     x = alt.X(metric, type="quantitative", title=f"test {TITLES[metric]}")
     y = alt.Y("method", type="nominal", sort=order, title=None)
+    colour = alt.Color("method:N", scale=looks.scale(order), legend=None)
     seen = [alt.Tooltip(metric, type="quantitative", format=".3f")]
     return (
         alt.Chart(dots, description=describe)
-        .mark_point(filled=True, size=50, opacity=0.6)
-        .encode(x, y, tooltip=["method:N", "example:N", *seen])
-        + alt.Chart(bars).mark_tick(thickness=3, size=16).encode(x, y, tooltip=["method:N", *seen])
+        .mark_point(opacity=1, size=50)
+        .encode(x, y, colour, tooltip=["method:N", "example:N", *seen])
+        + alt.Chart(bars)
+        .mark_tick(opacity=1, thickness=3, size=16)
+        .encode(x, y, colour, tooltip=["method:N", *seen])
     ).properties(width="container", height=26 * len(order))
+
+
+def dots(
+    frame: pd.DataFrame,
+    *,
+    x: str,
+    y: str,
+    color: str,
+    describe: str,
+    low: str | None = None,
+    high: str | None = None,
+    limit: str | None = None,
+) -> alt.LayerChart | alt.FacetChart:
+    """``x`` as a dot in the row ``y`` for each ``color``, all in the order of the table.
+
+    Columns ``low`` and ``high`` are the ends of its interval, a line; ``limit`` is what it can reach, a tick.
+    """
+    given = [name for name in (low, high, limit) if name]
+    shape: dict[str, Any] = {
+        "domain": list(dict.fromkeys(frame[color])),
+        "range": ["circle", "diamond", "square", "triangle-up"],
+    }
+    base = alt.Chart(frame[[x, y, color, *given]].round(4)).encode(
+        alt.Y(y, type="nominal", sort=None, title=None, axis=alt.Axis(labelLimit=120)),
+        alt.YOffset(color, type="nominal", sort=None),
+        alt.Color(
+            color,
+            type="nominal",
+            sort=None,
+            title=None,
+            scale=looks.scale(frame[color]),
+            legend=alt.Legend(orient="top", columns=3),
+        ),
+        tooltip=[y, color, *(alt.Tooltip(name, type="quantitative", format=".3f") for name in [x, *given])],
+    )
+    at = alt.X(x, type="quantitative", title=x, scale=alt.Scale(zero=True))
+    drawn = alt.Shape(color, type="nominal", sort=None, title=None, legend=None, scale=alt.Scale(**shape))
+    layers = [base.mark_point(filled=True, size=80, opacity=1).encode(at, drawn)]
+    if low and high:
+        ends = alt.X(low, type="quantitative", title=x), alt.X2(high)
+        layers.append(base.mark_rule(strokeWidth=2).encode(*ends))
+    if limit:
+        layers.append(base.mark_tick(thickness=3, size=16).encode(alt.X(limit, type="quantitative", title=x)))
+    return alt.layer(*layers).properties(width="container", height=60 * frame[y].nunique(), description=describe)
 
 
 def predicted_against_true(predicted: Mapping[str, Tensor], true: Tensor, *, describe: str) -> alt.Chart:
@@ -250,156 +301,86 @@ def predicted_against_true(predicted: Mapping[str, Tensor], true: Tensor, *, des
     """
     low, high = (float(v) for v in np.quantile(true.numpy(), [0.005, 0.995]))
     scale = alt.Scale(domain=[low, high], clamp=True, nice=False)
+    titles = [TITLES.get(name, name) for name in predicted]
     frame = pd.concat(
         [
-            pd.DataFrame({"surrogate": TITLES.get(k, k), "true": true, "predicted": v.to(true)})
-            for k, v in predicted.items()
+            pd.DataFrame({"surrogate": title, "true": true, "predicted": v.to(true)})
+            for title, v in zip(titles, predicted.values(), strict=True)
         ]
     ).round(3)
     dots = (
         alt.Chart(frame)
-        .mark_circle(size=12, opacity=0.5)
+        .mark_circle(opacity=1, size=7)
         .encode(
             alt.X("true:Q", scale=scale, title="true Δf"),
             alt.Y("predicted:Q", scale=scale, title="predicted Δf"),
+            alt.Color("surrogate:N", scale=looks.scale(titles), legend=None),
             tooltip=[alt.Tooltip("true:Q"), alt.Tooltip("predicted:Q")],
         )
-        .properties(width=230, height=230)
     )
     diagonal = (
         alt.Chart(frame)
-        .mark_rule(opacity=0.6)
+        .mark_rule(strokeDash=[4, 4])
         .encode(x=alt.datum(low), y=alt.datum(low), x2=alt.datum(high), y2=alt.datum(high))
     )
-    return (
-        (dots + diagonal)
-        .facet(column=alt.Column("surrogate:N", sort=[TITLES.get(k, k) for k in predicted], title=None))
-        .properties(description=describe)
-    )
+    facet = alt.Facet("surrogate:N", sort=titles, title=None)
+    square = (dots + diagonal).properties(width=_PANEL, height=_PANEL)
+    return square.facet(facet=facet, columns=2).properties(description=describe)
 
 
 def edge_curves(curves: pd.DataFrame, *, describe: str) -> alt.Chart:
-    """Small multiples of edge functions, spline and closed form, from :func:`kanlib.symbolic.edge_curves`."""
+    """The edge functions that vary most, spline and closed form, a panel each.
+
+    Args:
+        curves: from :func:`kanlib.symbolic.edge_curves`.
+        describe: see above.
+    """
+    named = curves.assign(edge=curves["input"] + " → " + curves["node"]).round(3)
+    most = list(named.groupby("edge", sort=False)["φ"].std().nlargest(_EDGES).index)
+    kinds = alt.Scale(domain=["spline", "closed form"], range=[looks.SURROGATES["KAN"], looks.CATEGORIES[1]])
+    bare = alt.Axis(ticks=False, labels=False)
     return (
-        alt.Chart(curves.round(3))
+        alt.Chart(named[named["edge"].isin(most)])
         .mark_line()
         .encode(
-            alt.X("x:Q", title=None, axis=alt.Axis(ticks=False, labels=False)),
-            alt.Y("φ:Q", title=None, axis=alt.Axis(ticks=False, labels=False)),
-            alt.Color("edge function:N", sort=None),
-            alt.StrokeDash("edge function:N", sort=None),
+            alt.X("x:Q", title=None, axis=bare),
+            alt.Y("φ:Q", title=None, axis=bare),
+            alt.Color("edge function:N", scale=kinds, legend=alt.Legend(orient="bottom", title=None)),
+            alt.StrokeDash("edge function:N", scale=alt.Scale(domain=kinds.domain, range=[[1, 0], [5, 5]])),
         )
-        .properties(width=52, height=46)
-        .facet(row=alt.Row("node:N", sort=None), column=alt.Column("input:N", sort=None), spacing=6)
-        .resolve_scale(x="independent", y="shared")
+        .properties(width=130, height=80)
+        .facet(facet=alt.Facet("edge:N", sort=most, title=None), columns=4, spacing=12)
         .properties(description=describe)
     )
 
 
-def heat_map(matrix: Tensor, names: Sequence[str], *, title: str, describe: str) -> alt.Chart:
-    """A symmetric matrix ``[m, m]`` over pairs of components, without its diagonal; colour diverges at 0."""
-    rows = [
-        {"from": a, "to": b, title: float(matrix[i, j])}
-        for i, a in enumerate(names)
-        for j, b in enumerate(names)
-        if i != j
-    ]
-    frame = pd.DataFrame(rows)
-    reach = float(frame[title].abs().max())
-    signed = bool((frame[title] < 0).any())
-    scale = alt.Scale(scheme="blueorange", domain=[-reach, reach]) if signed else alt.Scale(domain=[0, reach])
-    base = alt.Chart(frame, description=describe).encode(
-        alt.X("from:N", sort=list(names), title=None, axis=alt.Axis(labelAngle=-40)),
-        alt.Y("to:N", sort=list(names), title=None),
-    )
-    tiles = base.mark_rect().encode(
-        alt.Color(title, type="quantitative", scale=scale),
-        tooltip=["from:N", "to:N", alt.Tooltip(title, type="quantitative", format=".3g")],
-    )
-    return tiles.properties(width="container", height=340)
+def front(points: pd.DataFrame, chosen: pd.DataFrame, level: float, *, describe: str) -> alt.Chart:
+    """What expressions leave unexplained against their length, on two logarithmic axes.
 
-
-def bars(values: Mapping[Subset, float], names: Sequence[str], *, title: str, describe: str) -> alt.Chart:
-    """One bar a subset of components, in the order given; colour repeats the sign."""
-    frame = pd.DataFrame(
-        [{"components": " · ".join(names[j] for j in s), title: float(v)} for s, v in values.items()]
-    )
-    frame["sign"] = np.where(frame[title] < 0, "negative", "positive")
-    return (
-        alt.Chart(frame, description=describe)
-        .mark_bar()
-        .encode(
-            alt.X(title, type="quantitative"),
-            alt.Y("components:N", sort=None, title=None, axis=alt.Axis(labelLimit=300)),
-            alt.Color("sign:N", legend=None, scale=alt.Scale(domain=["positive", "negative"])),
-            tooltip=["components:N", alt.Tooltip(title, type="quantitative", format=".3g")],
-        )
-        .properties(width="container", height=24 * len(frame))
-    )
-
-
-def arcs(values: Mapping[Subset, float], names: Sequence[str], *, title: str, describe: str) -> alt.Chart:
-    """Subsets as arcs between their components, which stand in a row: pairs above it, larger sets below.
-
-    Width is size, colour and dashes are the sign.
-    """
-    turn = np.linspace(0, np.pi, 31)
-    parts = []
-    for s, value in values.items():
-        what = {"components": " · ".join(names[j] for j in s), title: float(value), "size": abs(float(value))}
-        for i, j in pairwise(s):
-            half, side = (j - i) / 2, 1 if len(s) == 2 else -1
-            path = {"at": i + half * (1 - np.cos(turn)), "height": side * half * np.sin(turn)}
-            parts.append(pd.DataFrame(path | what | {"arc": f"{s} {i}"}))
-    frame = pd.concat(parts).round({"at": 3, "height": 3})
-    frame["sign"] = np.where(frame[title] < 0, "negative", "positive")
-    signs = ["positive", "negative"]
-    name = f"{json.dumps(list(names))}[datum.value]"
-    axis = alt.Axis(values=list(range(len(names))), labelExpr=name, labelAngle=-40)
-    scale = alt.Scale(domain=[-0.5, len(names) - 0.5], nice=False)
-    return (
-        alt.Chart(frame, description=describe)
-        .mark_line()
-        .encode(
-            alt.X("at:Q", title=None, axis=axis, scale=scale),
-            alt.Y("height:Q", axis=None),
-            alt.StrokeWidth("size:Q", legend=None, scale=alt.Scale(range=[0.5, 7], zero=True)),
-            alt.Color("sign:N", title=title, scale=alt.Scale(domain=signs)),
-            alt.StrokeDash("sign:N", title=title, scale=alt.Scale(domain=signs)),
-            alt.Detail("arc:N"),
-            tooltip=["components:N", alt.Tooltip(title, type="quantitative", format=".3g")],
-        )
-        .properties(width="container", height=300)
-    )
-
-
-def beside(charts: Mapping[str, alt.Chart], *, by: Sequence[str], describe: str) -> alt.HConcatChart:
-    """Charts of the same things side by side under their titles, linked: all fade but what the pointer is on.
+    A line is an example, a dot the expression that was chosen for it, and a rule the KANs' mean.
 
     Args:
-        charts: title → chart.
-        by: columns that say which things are the same.
-        describe: the figure in words.
+        points: columns ``example``, ``length`` and ``1 − R²``.
+        chosen: a row of these for each example.
+        level: the KANs' mean ``1 − R²``.
+        describe: see above.
     """
-    pointed = alt.selection_point(name="pointed", fields=list(by), on="pointerover", clear="pointerout")
-    faded = alt.when(pointed).then(alt.value(1)).otherwise(alt.value(0.3))
-    parts = []
-    for title, chart in charts.items():
-        shape = {"width": _BESIDE, "height": min(chart.height, _BESIDE)}
-        parts.append(chart.encode(opacity=faded).add_params(pointed).properties(title=title, **shape))
-        if len(parts) > 1:
-            parts[-1].encoding.y = parts[-1].encoding.y.axis(labels=False, ticks=False, title=None)
-    with warnings.catch_warnings():
-        # That one selection serves all of them is the point.
-        warnings.filterwarnings("ignore", message="Automatically deduplicated selection")
-        whole = alt.hconcat(*parts)
-    whole = whole.resolve_scale(color="independent").properties(description=describe)
-    return whole.configure_legend(orient="bottom", gradientLength=_BESIDE)
-
-
-def _png(image: Tensor) -> str:
-    low, high = image.amin(), image.amax()
-    pixels = (255 * (image - low) / (high - low).clamp_min(1e-6)).byte()
-    buffer = BytesIO()
-    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(buffer, "PNG")
-    return b64encode(buffer.getvalue()).decode()
+    logarithmic = alt.Scale(type="log", nice=False, padding=8)
+    # With a label at every number a reader sees none.
+    axis = alt.Axis(values=[digit * 10.0**power for power in range(-6, 7) for digit in (1, 2, 5)], format="~g")
+    x = alt.X("length:Q", scale=logarithmic, axis=axis, title="operations and leaves")
+    y = alt.Y("1 − R²:Q", scale=logarithmic, axis=axis, title="1 − R² on validation masks")
+    seen = ["example:N", "length:Q", alt.Tooltip("1 − R²:Q", format=".3f")]
+    lines = alt.Chart(points.round(5), description=describe).mark_line(color=looks.TEXT, strokeWidth=1)
+    dots = alt.Chart(chosen.round(5)).mark_point(
+        filled=True, opacity=1, size=80, color=looks.SURROGATES[TITLES["short"]]
+    )
+    kan = alt.Chart(pd.DataFrame({"1 − R²": [level], "what": ["mean of the KANs"]}))
+    blue = looks.SURROGATES["KAN"]
+    words = kan.mark_text(align="left", dx=4, dy=10).encode(x=alt.value(0), y=y, text="what:N")
+    return (
+        lines.encode(x, y, alt.Detail("example:N"), tooltip=seen)
+        + kan.mark_rule(color=blue, strokeDash=[4, 4]).encode(y=y)
+        + words
+        + dots.encode(x, y, tooltip=seen)
+    ).properties(width="container", height=280)

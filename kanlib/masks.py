@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Normal
 from torch.quasirandom import SobolEngine
 
-from kanlib.errors import BadInputError
+from kanlib.errors import BadInputError, shown
 from kanlib.machine import generator, room_for
 from kanlib.setups import Perturbation
 from kanlib.store import Artifact
@@ -165,6 +165,24 @@ def one_at_a_time(m: int, reach: float = 3.0, points: int = 61) -> Tensor:
     """Masks ``[m · points, m]`` that scale one component at a time, from ``−reach`` to ``reach``."""
     sweep = torch.linspace(-reach, reach, points)
     return torch.cat([sweep[:, None] * row for row in torch.eye(m)])
+
+
+def pair_grid(names: Sequence[str], pair: Sequence[str], reach: float = 2.0, points: int = 17) -> Tensor:
+    """Masks ``[points², m]`` that scale two of the named components from ``−reach`` to ``reach``, and no others.
+
+    Row ``points · a + b`` has the a-th value of the first of the pair and the b-th of the second.
+
+    Raises:
+        BadInputError: the pair is not two of the components.
+    """
+    if len(pair) != 2 or len(set(pair) & set(names)) != 2:
+        raise BadInputError(
+            f"grid is {shown(list(pair))}, expected the names of two of the {len(names)} components; correct grid."
+        )
+    masks, steps = torch.zeros(points**2, len(names)), torch.linspace(-reach, reach, points)
+    first, second = (names.index(name) for name in pair)
+    masks[:, first], masks[:, second] = steps.repeat_interleave(points), steps.repeat(points)
+    return masks
 
 
 def removals(m: int, removed: Sequence[Subset]) -> Tensor:

@@ -56,7 +56,7 @@ def _document(events: Iterator[yaml.Event]) -> Any:
 def _value(event: yaml.Event, events: Iterator[yaml.Event], levels: int) -> Any:
     """The value that begins with this event, whose other events are taken from ``events``."""
     if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) or getattr(event, "tag", None):
-        raise _refused(event, "anchors (&), aliases (*) and tags (!) are not used here")
+        raise _refused(event, "anchors (&), aliases (*) and tags (!) are not used here; quote such text")
     if isinstance(event, yaml.ScalarEvent):
         return _scalar(event)
     if levels == 0:

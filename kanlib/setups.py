@@ -250,6 +250,9 @@ class Recording(Stage):
     n_fit_scales: Count = Field(0, description="fit masks of each of these scales, and a quarter that validate")
     n_ablation: Count = Field(500, description="masks that remove components: each, each pair, random sets")
     all_sets: bool = Field(False, description="masks that remove, and that halve, every set of components")
+    grid: list[Text] = Field(
+        [], max_length=2, description="two components, by name, whose masks are a grid: both scaled, no others"
+    )
     max_order: Order = Field(3, description="of the exact derivatives at σ = 0")
     batch_size: Batch = Field(25, description="masks a forward pass")
     device: Device = Field("auto", description="auto: cuda, else mps, else cpu")

@@ -6,6 +6,7 @@ right by a second reading), or wrong: ``silent`` (taken, though it differs from 
 
 import csv
 import io
+import json
 import math
 import re
 import shutil
@@ -36,6 +37,7 @@ from kanlib.errors import BadInputError
 from kanlib.kan import KAN
 from kanlib.masks import Split
 from kanlib.networks import answers, images
+from kanlib.networks.checkpoints import fitted
 from kanlib.networks.weights import published, with_weights
 from kanlib.symbolic import Batch, SymbolicKAN
 from kanlib.symbolic.closed_forms import ClosedForm, X, constants
@@ -560,11 +562,15 @@ def _weights() -> st.SearchStrategy[tuple[str, bytes]]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         state = _small().state_dict()
-    saved = io.BytesIO()
+    saved, old = io.BytesIO(), io.BytesIO()
     torch.save(state, saved)
+    wrapped = {"model_ema": {f"module.{key}": value for key, value in state.items()}, "model": state}
+    torch.save(wrapped, old, _use_new_zipfile_serialization=False)
     kinds = {
         ".safetensors": tensors_bytes(state),
+        ".safetensors.index.json": json.dumps({"weight_map": dict.fromkeys(state, "sent.safetensors")}).encode(),
         ".pt": saved.getvalue(),
+        ".th": old.getvalue(),
         ".pth": b"PK\3\4",
         ".bin": b"\x80\x02}q\0.",
     }
@@ -579,7 +585,8 @@ def _weights() -> st.SearchStrategy[tuple[str, bytes]]:
 def _open_weights(sent: tuple[str, bytes], folder: Path) -> None:
     suffix, content = sent
     (folder / f"sent{suffix}").write_bytes(content)
-    model = with_weights(_small(), published("own.py:made", str(folder / f"sent{suffix}")))
+    weights, _ = published("own.py:made", str(folder / f"sent{suffix}"))
+    model = with_weights(_small(), fitted(weights, _small())[0])
     agree(all(value.isfinite().all() for value in model.state_dict().values()) and not model.training)
 
 

@@ -4,8 +4,10 @@ import re
 import sys
 
 import pytest
+from safetensors.torch import load_file
 
 from kanlib import store
+from kanlib.masks import Split
 from kanlib.symbolic import SymbolicKAN
 from tests.small_project import run
 
@@ -52,6 +54,78 @@ def test_the_mixer_shows_what_the_expression_says(project, site):
     assert book_pages.mixer_error(context, base + book_pages.MIXER, others) > 1e-9
 
 
+@pytest.fixture(scope="module")
+def asked(project):
+    """The grid and the removals of the network of the copied project, asked anew."""
+    code = (
+        "import sys; from safetensors.torch import save_file; from kanlib.networks import network;"
+        "from kanlib.setups import Perturbation;"
+        "answers = network(Perturbation.from_setup('digits_resnet18'));"
+        "kinds = {'grid': answers.grid(), 'removals': answers.removals()};"
+        "two = ('masks', 'responses');"
+        "save_file({f'{k}.{n}': getattr(s, n).contiguous() for k, s in kinds.items() for n in two}, sys.argv[1])"
+    )
+    result = run(project, sys.executable, "-c", code, "asked.safetensors")
+    assert result.returncode == 0, result.stdout + result.stderr
+    found = load_file(project / "asked.safetensors")
+    return {k: Split(found[f"{k}.masks"], found[f"{k}.responses"]) for k in ("grid", "removals")}
+
+
+def test_the_story_shows_what_the_network_and_the_expression_say(project, site, asked):
+    context, base = site
+    short = SymbolicKAN.read(store.load(project / "_artifacts" / book_pages.SETUP / "symbolic.json"), "short")
+    form, network = book_pages.story_errors(context, base + "index.html", short, asked["grid"])
+    assert form <= 1e-9
+    assert network <= 1e-5
+    moved = Split(asked["grid"].masks, asked["grid"].responses + 0.01)
+    assert book_pages.story_errors(context, base + "index.html", short, moved)[1] > 1e-5
+
+
+def test_the_mixer_shows_what_the_network_says_without_some_components(site, asked):
+    context, base = site
+    assert len(asked["removals"].masks) == 36
+    assert book_pages.removal_error(context, base + book_pages.MIXER, asked["removals"]) <= 1e-5
+    moved = Split(asked["removals"].masks, asked["removals"].responses + 0.01)
+    assert book_pages.removal_error(context, base + book_pages.MIXER, moved) > 1e-5
+
+
+@pytest.mark.parametrize(("name", "box"), [("index.html", ".story"), (book_pages.MIXER, ".mixer")])
+def test_sliders_start_at_rest_and_their_link_leads_back_to_a_setting(site, name, box):
+    context, base = site
+    page = context.new_page()
+    page.goto(base + name)
+    page.wait_for_selector(f"{box} input")
+    assert set(page.locator(f"{box} input").evaluate_all("all => all.map((one) => one.value)")) == {"0"}
+    assert page.locator(f"{box} .mixer-recorded").get_attribute("data-value") == "0"
+    for i, value in enumerate(("-1", "0.5")):
+        page.locator(f"{box} input").nth(i).fill(value)
+    told = [page.locator(f"{box} output").nth(k).get_attribute("data-value") for k in range(3)]
+    link = page.locator(f"{box} .mixer-link").get_attribute("href")
+    page.close()
+    page = context.new_page()
+    page.goto(base + name + link)
+    page.wait_for_selector(f"{box} input")
+    assert [page.locator(f"{box} output").nth(k).get_attribute("data-value") for k in range(3)] == told
+    assert page.locator(box).evaluate("box => box.getBoundingClientRect().top") < 700
+    page.close()
+
+
+def test_bars_and_rows_of_the_mixer_keep_their_scale_and_place(site):
+    context, base = site
+    page = context.new_page()
+    page.goto(base + book_pages.MIXER)
+    page.wait_for_selector(".mixer input")
+    sliders, share = page.locator(".mixer input"), "bar => bar.style.getPropertyValue('--share')"
+    sliders.nth(0).fill("-1")
+    first = page.locator(".mixer-row .mixer-bar").nth(0).evaluate(share)
+    height = page.locator(".mixer-row").nth(1).evaluate("row => row.getBoundingClientRect().height")
+    for value in ("-2.48", "-1", "0.3", "2.9"):
+        sliders.nth(1).fill(value)
+        assert page.locator(".mixer-row .mixer-bar").nth(0).evaluate(share) == first
+        assert page.locator(".mixer-row").nth(1).evaluate("row => row.getBoundingClientRect().height") == height
+    page.close()
+
+
 def test_the_mixer_answers_to_keys(site):
     context, base = site
     assert book_pages.mixer_answers_keys(context, base + book_pages.MIXER)
@@ -61,6 +135,13 @@ def test_the_mixer_answers_to_keys(site):
 def test_pages_are_accessible(site, name):
     context, base = site
     assert book_pages.violations(context, base + name) == []
+
+
+def test_every_figure_and_table_of_a_chapter_has_a_caption(html, site):
+    context, base = site
+    chapters = [name for name in book_pages.pages(html) if name.startswith("setups/")]
+    assert chapters
+    assert [found for name in chapters for found in book_pages.uncaptioned(context, base + name)] == []
 
 
 def test_no_page_scrolls_sideways_on_a_phone(html, site):

@@ -13,6 +13,7 @@ from kanlib.masks import (
     every_removal,
     gaussian,
     one_at_a_time,
+    pair_grid,
     random_removals,
     removals,
     subsets,
@@ -64,6 +65,20 @@ def test_one_component_is_scaled_at_a_time():
     assert sweep.shape == (15, 3)
     assert (sweep != 0).sum(1).max() == 1
     assert sweep[:5, 0].tolist() == [-2, -1, 0, 1, 2]
+
+
+def test_a_grid_scales_two_components_and_no_others():
+    sigma = pair_grid(["a", "b", "c"], ["c", "a"], reach=1.0, points=3)
+    assert sigma.tolist() == [[b, 0, a] for a in (-1, 0, 1) for b in (-1, 0, 1)]
+    # Removal and rest are points of it, to the bit.
+    steps = pair_grid(["a", "b"], ["a", "b"])[:, 0].unique()
+    assert {-1.0, 0.0} < set(steps.tolist())
+
+
+@pytest.mark.parametrize("pair", [["a"], ["a", "a"], ["a", "d"], ["a", "b", "c"], []])
+def test_a_grid_is_over_two_of_the_components(pair):
+    with pytest.raises(BadInputError, match=r"grid is .*, expected the names of two of the 3 components"):
+        pair_grid(["a", "b", "c"], pair)
 
 
 def test_removals_switch_off_what_they_name():

@@ -20,8 +20,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 
+from benchmarks.explain import differences
 from kanlib import claims, formats, setups, sources, store
 from kanlib.files import write_whole
+from kanlib.networks import trained
 from tests.small_project import SMALL, copied, kill, make, run, snakemake, started, wait_for
 
 pytestmark = pytest.mark.slow
@@ -308,6 +310,19 @@ def test_the_commands_of_the_book_run_as_printed(project, unharmed):
 def test_the_library_example_of_the_book_runs_as_printed(project):
     result = run(project, sys.executable, "tests/examples/library.py")
     assert "torch.Size([2, 100])" in result.stdout, result.stderr
+
+
+def test_explain_gives_the_numbers_of_the_notebooks(project):
+    folder = project / "_artifacts/digits_resnet18"
+    recorded = store.load(folder / "responses.safetensors")
+    before = torch.get_num_threads()
+    torch.set_num_threads(recorded.record["parameters"]["threads"])
+    try:
+        found = differences(folder, *trained(store.load(folder / "model.safetensors")))
+    finally:
+        torch.set_num_threads(before)
+    assert found.keys() == {"responses", "predictions", "at rest", "averaged"}
+    assert max(found.values()) < 1e-4
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

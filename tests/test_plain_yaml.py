@@ -72,6 +72,8 @@ def test_what_looks_like_something_else_is_text(word):
         ("!!python/object/apply:os.system [ls]", "tags"),
         ("a: ! 3", "tags"),
         ("!!str a: 3", "tags"),
+        ("a: [layer1.0, !layer1]", "quote such text"),
+        ("a:\n- !layer1.0", "quote such text"),
         ("&x a: 3", "anchors"),
         ("a: 1\n<<: {b: 1}", "line 2: '<<' is no name"),
         ("a: 1\nb: 2\na: 3", "line 3: 'a' stands twice"),

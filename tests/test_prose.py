@@ -1,6 +1,5 @@
-"""Prose of README, book and notebooks types no result: a figure is pasted from a run or is a row of the ledger."""
+"""Prose of README, book, notebooks and captions types no result: a figure is pasted from a run or a ledger row."""
 
-import json
 import re
 import sys
 
@@ -8,6 +7,7 @@ import pytest
 
 pytest.importorskip("jupyter_book", reason="needs the extra book")
 
+from benchmarks import chapters
 from kanlib import sources, store
 
 sys.path.insert(0, str(store.ROOT / "book" / "_ext"))
@@ -41,10 +41,7 @@ DEFINITIONS = {
 def pages():
     """Prose by the name of its page."""
     found = {path.stem: path.read_text(encoding="utf8") for path in [store.ROOT / "README.md", *BOOK.glob("*.md")]}
-    for path in sources.notebooks(store.NOTEBOOKS):
-        cells = json.loads(path.read_text(encoding="utf8"))["cells"]
-        found[path.stem] = "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
-    return found
+    return found | {path.stem: chapters.prose(path) for path in sources.notebooks(store.NOTEBOOKS)}
 
 
 PAGES = pages()

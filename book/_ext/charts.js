@@ -1,6 +1,9 @@
-// Draws the page's Vega-Lite charts in the page's own colours, and again when the reader changes the theme.
+// Draws the page's Vega-Lite charts in the page's own colours and no wider than the page, and again when the reader
+// changes the theme or the width.
 (() => {
   const root = document.documentElement;
+  const NARROWEST = 60; // pixels of a panel
+  const SETTLING = 200; // milliseconds without another change of width
 
   // The colours that a chart takes from the page, as a Vega configuration.
   function pageConfig() {
@@ -13,10 +16,34 @@
       axis: { ...guide, domainColor: muted, tickColor: muted, gridColor: line, gridOpacity: 0.6 },
       header: guide,
       legend: guide,
-      rule: { color: muted },
+      rule: { color: text },
       text: { color: text },
       title: { color: text, subtitleColor: muted },
     };
+  }
+
+  // How many panels stand side by side.
+  function across(spec) {
+    const field = spec.facet?.column?.field;
+    if (!field) return spec.columns ?? 1;
+    return new Set(spec.datasets[spec.data.name].map((row) => row[field])).size;
+  }
+
+  // Make a chart narrower by one step: panels under each other first, then narrower ones. False where nothing helps.
+  function narrow(spec, excess) {
+    const panel = spec.spec ?? spec;
+    if (spec.columns > 1) spec.columns -= 1;
+    else if (panel.width > NARROWEST) panel.width = Math.max(NARROWEST, panel.width - Math.ceil(excess / across(spec)));
+    else return false;
+    return true;
+  }
+
+  function embed(chart, spec) {
+    chart.drawn?.finalize();
+    return vegaEmbed(chart.div, structuredClone(spec), {
+      renderer: "svg",
+      actions: { export: true, source: false, compiled: false, editor: false },
+    });
   }
 
   // Draw one chart. What the reader has set with its sliders and menus outlives a redraw; selections do not.
@@ -28,11 +55,10 @@
     }
     const inputs = (spec.params ?? []).filter((p) => p.bind && !p.select).map((p) => p.name);
     const values = chart.drawn ? inputs.map((name) => chart.drawn.view.signal(name)) : [];
-    chart.drawn?.finalize();
-    chart.drawn = await vegaEmbed(chart.div, spec, {
-      renderer: "svg",
-      actions: { export: true, source: false, compiled: false, editor: false },
-    });
+    do {
+      chart.drawn = await embed(chart, spec);
+    } while (excess(chart.div) > 0 && narrow(spec, excess(chart.div)));
+    chart.room = chart.div.clientWidth;
     values.forEach((value, i) => chart.drawn.view.signal(inputs[i], value));
     await chart.drawn.view.runAsync();
     chart.div.view = chart.drawn.view;
@@ -45,13 +71,18 @@
     }
   }
 
+  // By how many pixels a chart is wider than its box; a closed box has no width to exceed.
+  function excess(div) {
+    return div.clientWidth ? div.scrollWidth - div.clientWidth : 0;
+  }
+
   const charts = [...document.querySelectorAll(".vega-chart")].map((div) => ({
     div,
     spec: JSON.parse(div.querySelector("script").textContent),
   }));
   let queue = Promise.resolve();
-  function drawAll() {
-    for (const chart of charts) {
+  function drawAll(some = charts) {
+    for (const chart of some) {
       queue = queue.then(() => draw(chart)).catch((error) => {
         chart.div.textContent = `This chart could not be drawn: ${error.message}`;
         console.error(error);
@@ -67,6 +98,16 @@
     drawAll();
   }).observe(root, { attributeFilter: ["data-theme"] });
 
-  // A chart as wide as its container has no width inside a closed box: measure again when one opens.
-  addEventListener("toggle", () => dispatchEvent(new Event("resize")), true);
+  // Where a box gets another width, because the window, the sidebar or a folded cell opened, a chart that is as wide
+  // as its box measures again, and one with panels arranges them anew.
+  let waiting;
+  const arrange = () => {
+    dispatchEvent(new Event("resize"));
+    drawAll(charts.filter((chart) => chart.spec.facet && chart.room !== chart.div.clientWidth));
+  };
+  const widths = new ResizeObserver(() => {
+    clearTimeout(waiting);
+    waiting = setTimeout(arrange, SETTLING);
+  });
+  for (const chart of charts) widths.observe(chart.div);
 })();

@@ -25,7 +25,7 @@ DATA = Path(__file__).parents[2] / "data"
 LEDGER = DATA / "claims.json"
 COLUMNS = {"claim": 44, "value": 17, "target": 11, "met?": 8, "measured": 20}
 #: Families of claims about the software; all others are about the method.
-SOFTWARE = {"book", "code", "faults", "safe"}
+SOFTWARE = {"book", "code", "explain", "faults", "safe"}
 #: What a row's interval can say of a difference, the best first.
 STANDINGS = ("ahead", "level", "behind")
 
@@ -73,7 +73,7 @@ def _link(claim: Claim, content: nodes.Node, page: str) -> pending_xref:
     return pending_xref("", content, refdoc=page, refwarn=True, **to)
 
 
-def _unknown(name: str, rows: dict[str, Claim]) -> BadInputError:
+def unknown_row(name: str, rows: dict[str, Claim]) -> BadInputError:
     return BadInputError(f"claim {name} is unknown to {LEDGER.name}; did you mean {nearest(name, rows)}?")
 
 
@@ -93,7 +93,7 @@ class Quoted(SphinxRole):
         self.env.note_dependency(str(LEDGER))
         rows = rows_of()
         if self.text not in rows:
-            error = self.inliner.reporter.error(str(_unknown(self.text, rows)), line=self.lineno)
+            error = self.inliner.reporter.error(str(unknown_row(self.text, rows)), line=self.lineno)
             return [nodes.problematic(self.rawtext, self.rawtext)], [error]
         claim = rows[self.text]
         return [_link(claim, nodes.inline("", self.words(claim), classes=["claim"]), self.env.docname)], []
@@ -151,7 +151,7 @@ class Standings(Directive):
         rows, patterns = rows_of(), self.arguments[0].split()
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in rows):
-                raise self.error(str(_unknown(pattern, rows)))
+                raise self.error(str(unknown_row(pattern, rows)))
         found = [claim for name, claim in rows.items() if any(fnmatchcase(name, p) for p in patterns)]
         table = [
             _row(
@@ -178,7 +178,8 @@ class Rows(Directive):
         """Return the table."""
         rows = _read(self, self.arguments[0])
         texts = [[f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
-        widths = {name: max(map(len, [name, *column])) for name, *column in zip(rows[0], *texts, strict=True)}
+        columns = zip(rows[0], *texts, strict=True)
+        widths = {name: min(40, max(map(len, [name, *column]))) for name, *column in columns}
         return [_table(widths, [[nodes.Text(text) for text in row] for row in texts], "rows")]
 
 

@@ -8,7 +8,7 @@ from kanlib import sources
 
 PAGE, PLACE = "api", "<!-- the modules of kanlib -->"
 WINGS = ("networks", "kan", "symbolic", "attribution")
-TOP = ("charts", "mixer")
+TOP = ("looks", "charts", "coefficient_charts", "mixer", "explanation", "explaining")
 
 
 def fill_in(app: Sphinx, docname: str, source: list[str]) -> None:

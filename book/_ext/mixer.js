@@ -1,161 +1,144 @@
-// The component mixer: draws the controls of every .mixer on the page and evaluates its closed form.
+// The component mixer: a slider for each component of every .mixer on the page, and three answers to their setting.
 (() => {
   "use strict";
+  const { aloud, answer, compiled, drawBar, drawn, element, intact, linear, picture, remembered, scaled, signed, track } = mixing;
   const REACH = 3; // of the sliders, in units of σ
   const PAIRS = 6; // that are listed
+  const ENOUGH = 0.25; // of the answer that singles and pairs may miss, to be called its parts
 
-  // All that an expression may hold: it becomes code.
-  const TOKENS = /[0-9]+(?:\.[0-9]*)?(?:e[-+]?[0-9]+)?|(?:exp|log|pow|sin|cos)\(|(?:sigma|h)_[0-9]{1,5}|\/(?![\/*])|[-+*(), ]/g;
-
-  function checked(expression) {
-    if (typeof expression !== "string" || expression.replace(TOKENS, "")) {
-      throw new Error(`${String(expression).slice(0, 40)} is no closed form`);
+  // What a set does alone, and pairs beyond that: ĝ of the chosen components less what their parts do.
+  function contributions(g, sigma) {
+    const at = (...kept) => g(sigma.map((v, i) => (kept.includes(i) ? v : 0)));
+    const zero = at();
+    const first = sigma.map((v, i) => (v ? at(i) - zero : 0));
+    const second = [];
+    for (let i = 0; i < sigma.length; i++) {
+      for (let j = i + 1; j < sigma.length; j++) {
+        if (sigma[i] && sigma[j]) second.push([i, j, at(i, j) - zero - first[i] - first[j]]);
+      }
     }
-    return expression;
+    second.sort((a, b) => Math.abs(b[2]) - Math.abs(a[2]));
+    return { zero, first, second };
   }
 
-  // ĝ as a function of an array σ. Each layer is a list of expressions in what enters it.
-  function compiled(layers, m) {
-    const functions = layers.map((outputs, depth) => {
-      const [letter, n] = depth ? ["h", layers[depth - 1].length] : ["sigma", m];
-      const names = Array.from({ length: n }, (_, i) => `${letter}_${i + 1}`);
-      const body = `const {exp, log, pow, sin, cos} = Math; return [${outputs.map(checked).join(",")}];`;
-      return new Function(...names, body);
+  // What the network is known to answer: at rest, where a set is removed, and at the nearest of its test masks.
+  function known({ masks, removed, components }) {
+    const sets = new Map(removed.map((set, n) => [set, n]));
+    const rest = "0".repeat(components.length);
+    return (sigma, example) => {
+      const set = sigma.every((v) => v === 0 || v === -1) ? sigma.map((v) => (v ? "1" : "0")).join("") : null;
+      if (set === rest) return [0, "exact: nothing is scaled"];
+      if (sets.has(set)) return [example.removed[sets.get(set)], "exact: this removal was recorded"];
+      const points = [
+        [Array(components.length).fill(0), 0],
+        ...removed.map((one, n) => [[...one].map((bit) => -bit), example.removed[n]]),
+        ...masks.map((mask, n) => [mask, example.responses[n]]),
+      ];
+      let best = 0, least = Infinity;
+      for (const [mask, response] of points) {
+        const distance = mask.reduce((sum, v, i) => sum + (v - sigma[i]) ** 2, 0);
+        if (distance < least) [best, least] = [response, distance];
+      }
+      return [best, least ? `of the nearest recorded mask, ${Math.sqrt(least).toFixed(2)} away in σ` : "exact: a recorded mask"];
+    };
+  }
+
+  drawn("mixer", (box, name, content) => {
+    const { components, masks, examples, output } = content;
+    const m = components.length, sigma = Array(m).fill(0), truth = known(content);
+    const models = examples.map((example) => {
+      const g = compiled(example.layers, m), removed = contributions(g, Array(m).fill(-1));
+      const reach = [...removed.first, ...removed.second.map((pair) => pair[2])].map(Math.abs);
+      const margins = [example.clean, ...example.removed.map((v) => example.clean + v)].map(Math.abs);
+      // One scale for all bars of an example, whatever the sliders say.
+      return { g, linear: linear(example.weights), strongest: removed.second[0], most: Math.max(1e-9, ...reach), margin: Math.max(1e-9, ...margins) };
     });
-    return (sigma) => functions.reduce((values, layer) => layer(...values), sigma)[0];
-  }
-
-  function element(tag, properties = {}, ...children) {
-    const made = Object.assign(document.createElement(tag), properties);
-    made.append(...children);
-    return made;
-  }
-
-  const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2);
-
-  function drawBar(bar, value, most) {
-    const share = Math.min(1, Math.abs(value) / most);
-    bar.className = `mixer-bar ${value < 0 ? "mixer-down" : "mixer-up"}`;
-    bar.style.setProperty("--share", share.toFixed(4));
-  }
-
-  function start(box, id) {
-    const { components, masks, examples } = JSON.parse(box.querySelector("script").textContent);
-    const m = components.length;
-    const forms = examples.map((example) => compiled(example.layers, m));
-    const sigma = [...masks[0]];
     let chosen = 0;
 
-    const menu = element("select", { id: `mixer-${id}-example` });
-    examples.forEach((example, e) => menu.append(element("option", { value: e, textContent: example.name })));
+    const set = (values) => (values.forEach((v, i) => (sigma[i] = v)), draw());
+    const menu = element("select", { id: `${name}-example`, onchange: () => ((chosen = Number(menu.value)), draw()) });
+    examples.forEach(({ label }, e) => menu.append(element("option", { value: e, textContent: `${e + 1}: ${label}` })));
     const buttons = [
-      ["Reset", () => sigma.fill(0)],
-      ["Remove all", () => sigma.fill(-1)],
-      ["A recorded mask", () => masks[Math.floor(Math.random() * masks.length)].forEach((v, i) => (sigma[i] = v))],
-    ].map(([label, set]) => element("button", { type: "button", textContent: label, onclick: () => (set(), draw()) }));
+      ["Reset", () => set(sigma.map(() => 0))],
+      ["Remove all", () => set(sigma.map(() => -1))],
+      ["Remove the strongest pair", () => set(sigma.map((_, i) => -models[chosen].strongest?.slice(0, 2).includes(i) || 0))],
+      ["A recorded mask", () => set(masks[Math.floor(Math.random() * masks.length)])],
+    ].map(([textContent, onclick]) => element("button", { type: "button", textContent, onclick }));
+    const image = element("span"), says = element("span");
 
-    const rows = components.map((name, i) => {
+    const rows = components.map((component, i) => {
       const slider = element("input", {
-        type: "range", min: -REACH, max: REACH, step: 0.01, value: 0, id: `mixer-${id}-${i}`,
+        type: "range", min: -REACH, max: REACH, step: 0.01, value: 0, id: `${name}-${i}`,
         oninput: () => ((sigma[i] = Number(slider.value)), draw()),
       });
-      const scale = element("span", { className: "mixer-scale" });
-      const bar = element("span", { className: "mixer-bar" });
-      const effect = element("span", { className: "mixer-number" });
-      const row = element(
-        "div", { className: "mixer-row" },
-        element("label", { htmlFor: slider.id, textContent: name }),
-        slider, scale, element("span", { className: "mixer-track", ariaHidden: "true" }, bar), effect,
-      );
-      return { slider, scale, bar, effect, row };
-    });
-
-    const results = [
-      ["form", "closed form ĝ"],
-      ["linear", "linear model (COAR)"],
-      ["recorded", "nearest recorded response"],
-    ].map(([name, words]) => {
-      const number = element("output", { className: `mixer-${name}` });
-      const note = element("small");
-      return { name, number, note, row: element("div", {}, element("span", { textContent: words }), number, note) };
-    });
-    const pairs = element("ol", { className: "mixer-pairs" });
-    const rest = element("p", { className: "mixer-rest" });
-
-    function nearest() {
-      let best = 0, least = Infinity;
-      masks.forEach((mask, n) => {
-        const distance = mask.reduce((sum, v, i) => sum + (v - sigma[i]) ** 2, 0);
-        if (distance < least) [best, least] = [n, distance];
+      const off = element("button", {
+        type: "button", className: "mixer-off", textContent: "remove", ariaLabel: `remove ${component}`,
+        onclick: () => ((sigma[i] = sigma[i] === -1 ? 0 : -1), draw()),
       });
-      return [best, Math.sqrt(least)];
-    }
+      const scale = element("span", { className: "mixer-scale" }), bar = element("span");
+      const effect = element("span", { className: "mixer-number" });
+      const label = element("label", { htmlFor: slider.id, textContent: component });
+      return { slider, off, scale, bar, effect, row: element("div", { className: "mixer-row" }, label, off, slider, scale, track(bar), effect) };
+    });
+    const results = {
+      recorded: answer("recorded", "The network", output),
+      linear: answer("linear", "Linear model (COAR)", output),
+      form: answer("form", "KAN, closed form ĝ", output),
+    };
+    const pairs = element("ol", { className: "mixer-pairs" }), rest = element("p", { className: "mixer-rest" });
+    const legend = element("p", { className: "mixer-legend" });
+    const memory = remembered(name, box, m, examples.length, (e, values) => ((chosen = e), set(values)));
 
     function draw() {
-      const example = examples[chosen], g = forms[chosen];
-      const at = (...kept) => g(sigma.map((v, i) => (kept.includes(i) ? v : 0)));
-      const zero = at(), whole = g(sigma);
-      const first = sigma.map((v, i) => (v ? at(i) - zero : 0));
-      const second = [];
-      for (let i = 0; i < m; i++) {
-        for (let j = i + 1; j < m; j++) {
-          if (sigma[i] && sigma[j]) second.push([i, j, at(i, j) - zero - first[i] - first[j]]);
-        }
-      }
-      second.sort((a, b) => Math.abs(b[2]) - Math.abs(a[2]));
-      const most = Math.max(1e-9, ...first.map(Math.abs), ...second.slice(0, 1).map((p) => Math.abs(p[2])));
-
-      rows.forEach(({ slider, scale, bar, effect }, i) => {
+      const example = examples[chosen], model = models[chosen];
+      const { zero, first, second } = contributions(model.g, sigma);
+      const whole = model.g(sigma), [response, how] = truth(sigma, example);
+      menu.value = chosen;
+      image.replaceChildren(picture(example));
+      says.textContent = `The intact network ${intact(example, output)}.`;
+      rows.forEach(({ slider, off, scale, bar, effect }, i) => {
         slider.value = sigma[i];
-        slider.setAttribute("aria-valuetext", `scaled by ${(1 + sigma[i]).toFixed(2)}`);
-        scale.textContent = `× ${(1 + sigma[i]).toFixed(2).replace("-", "−")}`;
-        drawBar(bar, first[i], most);
+        slider.setAttribute("aria-valuetext", aloud(sigma[i]));
+        off.setAttribute("aria-pressed", String(sigma[i] === -1));
+        scale.textContent = scaled(sigma[i]);
+        drawBar(bar, first[i], model.most);
         effect.textContent = signed(first[i]);
       });
-
-      const [n, distance] = nearest();
-      const linear = sigma.reduce((sum, v, i) => sum + v * example.weights[i], example.intercept);
-      const values = { form: whole, linear, recorded: example.responses[n] };
-      for (const { name, number, note } of results) {
-        number.textContent = signed(values[name]);
-        number.dataset.value = values[name];
-        if (name === "recorded") note.textContent = `at a distance of ${distance.toFixed(2)} in σ`;
-      }
+      results.recorded.show(response, example, model.margin, how);
+      results.recorded.row.classList.toggle("mixer-far", !how.startsWith("exact"));
+      results.linear.show(model.linear(sigma), example, model.margin, "");
+      results.form.show(whole, example, model.margin, "");
+      legend.textContent = `A whole bar of a component or pair, to either side, is ${model.most.toFixed(1)}; one that ends in an arrow is longer.`;
       pairs.replaceChildren(...second.slice(0, PAIRS).map(([i, j, value]) => {
         const bar = element("span");
-        drawBar(bar, value, most);
-        return element(
-          "li", {},
-          element("span", { textContent: `${components[i]} · ${components[j]}` }),
-          element("span", { className: "mixer-track", ariaHidden: "true" }, bar),
-          element("span", { className: "mixer-number", textContent: signed(value) }),
-        );
+        drawBar(bar, value, model.most);
+        const both = element("span", { textContent: `${components[i]} · ${components[j]}` });
+        return element("li", {}, both, track(bar), element("span", { className: "mixer-number", textContent: signed(value) }));
       }));
-      const sums = [first, second.map((p) => p[2])].map((values) => values.reduce((a, b) => a + b, 0));
-      rest.textContent = `ĝ = ${signed(zero)} at rest, ${signed(sums[0])} from components alone, `
-        + `${signed(sums[1])} from pairs, ${signed(whole - zero - sums[0] - sums[1])} from larger sets.`;
+      const [alone, together] = [first, second.map((pair) => pair[2])].map((some) => some.reduce((a, b) => a + b, 0));
+      const missed = whole - zero - alone - together;
+      const sums = `Components alone add up to ${signed(alone)}, pairs add ${signed(together)}`;
+      const parts = `${sums}, and larger sets ${signed(missed)}: ĝ = ${signed(whole)}, of which ${signed(zero)} at rest.`;
+      const none = `${sums}, but ĝ = ${signed(whole)}. Here three and more components act together, and the bars are no parts of the answer: each says what its own component or pair does while nothing else is scaled.`;
+      rest.textContent = sigma.every((v) => v === 0)
+        ? "Nothing is scaled. Scale or remove two components, and what they do together stands here."
+        : Math.abs(missed) <= ENOUGH * Math.abs(whole) ? parts : none;
+      memory.write(chosen, sigma);
     }
 
-    menu.onchange = () => ((chosen = Number(menu.value)), draw());
     box.querySelector("p").remove();
     box.append(
-      element(
-        "div", { className: "mixer-choice" },
-        element("label", { htmlFor: menu.id, textContent: "example" }), menu, ...buttons,
-      ),
-      element("div", { className: "mixer-results" }, ...results.map((result) => result.row)),
+      element("div", { className: "mixer-head" }, image, element("div", {},
+        element("div", { className: "mixer-choice" }, element("label", { htmlFor: menu.id, textContent: "image" }), menu, memory.link),
+        says,
+      )),
+      element("div", { className: "mixer-results" }, ...Object.values(results).map((result) => result.row)),
+      element("div", { className: "mixer-choice" }, ...buttons),
       ...rows.map((row) => row.row),
       element("p", { className: "mixer-title", textContent: "The strongest pairs, beyond what each does alone" }),
-      pairs, rest,
+      pairs, legend, rest,
     );
     draw();
-  }
-
-  document.querySelectorAll(".mixer").forEach((box, id) => {
-    try {
-      start(box, id);
-    } catch (error) {
-      box.replaceChildren(element("p", { textContent: `The mixer is not drawn, because ${error.message}.` }));
-    }
+    memory.read();
   });
 })();

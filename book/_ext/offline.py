@@ -1,13 +1,12 @@
 """A Sphinx extension that keeps the built book whole: no page asks another host for anything.
 
 It ships the parts of MathJax that the pages use, Vega (as bundled in ``vl-convert``) with the script that draws
-the charts, and the script of the component mixer; the last three are loaded only by pages that show one.
+the charts, and the scripts of what has sliders; all but the first are loaded only by pages that show one.
 Everything is gathered in a folder of the build and copied from there to ``_static``; nothing is written into the
 source tree.
 """
 
 import json
-import re
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import copytree, ignore_patterns
@@ -20,6 +19,9 @@ from kanlib.charts import VEGALITE, script_json
 HERE = Path(__file__).parent
 # What tex-chtml.js fetches while it typesets: its fonts, and the TeX packages that some macros bring in.
 MATHJAX = ["tex-chtml.js", "input/tex/extensions", "output/chtml/fonts/woff-v2"]
+
+#: What has sliders, by the class of its box; ``mixing.js`` is common to all.
+SLIDERS = {"mixer": "mixer.js", "story": "story.js"}
 
 
 def gather_assets(app: Sphinx) -> None:
@@ -39,7 +41,8 @@ def gather_assets(app: Sphinx) -> None:
     bundle = f"(() => {{{vl_convert.javascript_bundle()}}})();"
     (vega / "vega.js").write_text(bundle, encoding="utf-8")
     (vega / "charts.js").write_bytes((HERE / "charts.js").read_bytes())
-    (assets / "mixer.js").write_bytes((HERE / "mixer.js").read_bytes())
+    for script in ("mixing.js", *SLIDERS.values()):
+        (assets / script).write_bytes((HERE / script).read_bytes())
     app.config.html_static_path.append(str(assets))
 
 
@@ -49,18 +52,11 @@ def chart_html(spec: dict) -> str:
 
 
 def prepare_notebook(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Before a notebook is parsed: HTML for every chart, glued ones too, and labels of equations that are its own.
-
-    One template makes a page for each setup, and a label must be the only one of its name in the book.
-    """
-    path = Path(app.env.doc2path(docname))
-    if path.suffix != ".ipynb":
+    """Before a notebook is parsed: HTML for every chart, glued ones too."""
+    if Path(app.env.doc2path(docname)).suffix != ".ipynb":
         return
     notebook = json.loads(source[0])
     for cell in notebook["cells"]:
-        if cell["cell_type"] == "markdown":
-            text = "".join(cell["source"])
-            cell["source"] = re.sub(r"(?<=\$\$ )\((eq-[\w-]+)\)", rf"(\1-{path.parent.name})", text)
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             for mime in [mime for mime in data if mime.endswith(VEGALITE)]:
@@ -74,8 +70,9 @@ def load_scripts(app: Sphinx, pagename: str, templatename: str, context: dict, d
     if 'class="vega-chart"' in context.get("body", ""):
         app.add_js_file("vega/vega.js", defer="defer")
         app.add_js_file("vega/charts.js", defer="defer")
-    if 'class="mixer"' in context.get("body", ""):
-        app.add_js_file("mixer.js", defer="defer")
+    sliders = [script for kind, script in SLIDERS.items() if f'class="{kind}"' in context.get("body", "")]
+    for script in ["mixing.js", *sliders] if sliders else []:
+        app.add_js_file(script, defer="defer")
     if pagename == "search":
         # The excerpts are fetched from the pages found, which browsers refuse for a book opened from disk.
         app.add_js_file(None, body='DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = location.protocol !== "file:";')

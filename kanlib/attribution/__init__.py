@@ -11,7 +11,7 @@ Example: a linear surrogate, coefficients up to order 3 at σ = 0, and averaged 
 
 from kanlib.attribution.averages import bias_corrected, smoothed_of_network, smoothed_of_surrogate
 from kanlib.attribution.baselines import BASELINES
-from kanlib.attribution.certainty import certainty_table, fidelity, resampled
+from kanlib.attribution.certainty import certainty_table, fidelity, resampled, significance
 from kanlib.attribution.coefficients import (
     derivative_errors,
     of_expression,
@@ -41,6 +41,7 @@ __all__ = [
     "of_symbolic",
     "pair_matrix",
     "resampled",
+    "significance",
     "similarity_order",
     "smoothed_of_network",
     "smoothed_of_surrogate",

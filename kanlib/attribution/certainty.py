@@ -11,9 +11,10 @@ from tqdm import tqdm
 from kanlib import metrics
 from kanlib.attribution.averages import bias_corrected
 from kanlib.attribution.coefficients import of_kan
-from kanlib.kan.fitting import Knobs, fit
+from kanlib.kan.fitting import fit
 from kanlib.machine import generator
 from kanlib.masks import Split, Subset
+from kanlib.setups import Surrogate as Knobs
 
 _TOP = 10  # coefficients whose signs and places are compared
 
@@ -47,7 +48,14 @@ def fidelity(found: Tensor, reference: Tensor, index: Sequence[Subset]) -> pd.Da
 
 
 def resampled(
-    data: Split, validation: Split, knobs: Knobs, max_order: int = 3, *, n: int = 10, seed: int = 0
+    data: Split,
+    validation: Split,
+    knobs: Knobs,
+    max_order: int = 3,
+    *,
+    n: int = 10,
+    seed: int = 0,
+    progress: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Coefficients of KANs fitted anew to ``n`` resamples of the fit masks: at σ = 0, and over the masks.
 
@@ -57,17 +65,19 @@ def resampled(
     Args:
         data: fit masks and responses of E examples.
         validation: whatever is chosen is chosen on it, and derivatives are averaged over its masks.
-        knobs: of the fits.
+        knobs: of the fits, each of which begins from one start a decay or penalty and averages no members.
         max_order: the highest order, at most 3 and at most m.
         n: how many resamples.
         seed: of resamples and starts.
+        progress: whether a bar shows it.
 
     Returns:
         Both ``[n, E, n_S]`` (fp64); the second corrected by what the KAN leaves of its resample, see
         :func:`kanlib.attribution.averages.bias_corrected`.
     """
     at_rest, over_masks = [], []
-    for b in tqdm(range(n), "resamples", unit="fit", mininterval=1):
+    knobs = knobs.model_copy(update={"restarts": 1, "finalists": 1, "members": 1})
+    for b in tqdm(range(n), "resamples", unit="fit", mininterval=1, disable=not progress):
         source = generator(seed, "resample", b)
         part = data.drawn(torch.randint(len(data.masks), (len(data.masks),), generator=source))
         start = int(torch.randint(2**31, (), generator=source))

@@ -138,11 +138,12 @@ def similarity_order(profiles: Tensor) -> tuple[list[int], Tensor]:
     """Examples by how their coefficients ``[E, n_S]`` correlate: an order in which the alike are neighbours.
 
     The order is that of the leaves of average linkage on ``1 − r`` (scipy). Returns it, and the correlations r
-    ``[E, E]`` in that order, fp64.
+    ``[E, E]`` in that order, fp64. Where an example's coefficients are all equal, or there is one only,
+    correlations are nan and the order is that given.
     """
     similarity = torch.corrcoef(profiles.double()).view(len(profiles), -1)
-    if len(profiles) == 1:
-        return [0], similarity
+    if len(profiles) == 1 or similarity.isnan().any():
+        return list(range(len(profiles))), similarity
     distance = squareform((1 - similarity).numpy(), checks=False)
     order = leaves_list(linkage(distance, "average", optimal_ordering=True)).tolist()
     return order, similarity[order][:, order]

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from kanlib import machine, store
 from kanlib.errors import BadInputError, shown
+from kanlib.masks import Split, pair_grid, removals, subsets
 from kanlib.networks import images, models
 from kanlib.networks.components import find
 from kanlib.networks.examples import choose_examples
 from kanlib.networks.outputs import centred
 from kanlib.networks.probe import Probe
 from kanlib.setup_files import name_of, stem
-from kanlib.setups import Perturbation, Training
+from kanlib.setups import Perturbation, Recording, Training
 
 FOLDER = store.ROOT / "data" / "responses"
 #: The outputs that recordings keep; ``prob = exp(log_prob)`` and ``loss = −log_prob`` follow.
@@ -38,6 +39,7 @@ class Answers(Protocol):
         images: ``[E, 3, H, W]``; ``None``: they are not at hand, since recordings hold none.
         accuracy: of the network on the test split.
         device: that computes or computed, by type.
+        adapted: what was adapted of the network and of how it is asked, a sentence each.
         derivatives: whether :meth:`local_derivatives` and :meth:`gradients` are to be had.
     """
 
@@ -49,6 +51,7 @@ class Answers(Protocol):
     images: Tensor | None
     accuracy: float
     device: str
+    adapted: tuple[str, ...]
     derivatives: bool
 
     @property
@@ -58,6 +61,14 @@ class Answers(Protocol):
 
     def responses(self, split: str, sigma: Tensor, examples: slice = _ALL) -> tuple[Tensor, Tensor]:
         """Responses ``[E, N]`` to masks ``[N, m]`` of that name, and clean outputs ``[E]``."""
+        ...
+
+    def removals(self) -> Split:
+        """Sets of components removed (σ_j = −1 or 0), and the responses to that: those there are, or none."""
+        ...
+
+    def grid(self) -> Split:
+        """The grid over two components that the setup's section ``recording`` names, or no masks."""
         ...
 
     def precision_error(self, sigma: Tensor) -> float:
@@ -164,6 +175,7 @@ class Live:
     derivatives: bool = True
 
     def __init__(self, p: Perturbation):
+        self._setup = p.setup
         self.made_from = p.load("model")
         device = machine.device(p.device)
         model, data = models.trained(self.made_from, device, p.setup)
@@ -184,7 +196,7 @@ class Live:
             p.batch_size,
             p.precision,
         )
-        self.probe.check()
+        self.adapted = self.probe.check()
         self._max_order = min(p.derivative_order, len(self.components))
 
     @cached_property
@@ -195,6 +207,19 @@ class Live:
     def responses(self, split: str, sigma: Tensor, examples: slice = _ALL) -> tuple[Tensor, Tensor]:
         """Responses ``[E, N]`` to masks ``[N, m]``, which ``split`` names, and clean outputs ``[E]``."""
         return self.probe.of(examples).responses(sigma, split)
+
+    def removals(self) -> Split:
+        """Each component removed, and each pair, and the responses to that."""
+        m = len(self.components)
+        masks = removals(m, subsets(m, min(2, m)))
+        return Split(masks, self.responses("removal", masks)[0])
+
+    def grid(self) -> Split:
+        """The grid over two components that the setup names, where these are among the components."""
+        pair = Recording.from_setup(self._setup).grid
+        known = bool(pair) and set(pair) <= set(self.components)
+        masks = pair_grid(self.components, pair) if known else torch.empty(0, len(self.components))
+        return Split(masks, self.responses("grid", masks)[0])
 
     def precision_error(self, sigma: Tensor) -> float:
         """Root mean square of the first example's responses less those in fp32, over the latter's deviation."""
@@ -240,6 +265,7 @@ class Frozen:
         self.gate_error: float = self.made_from.said("gate_error", float)
         self.accuracy: float = self.made_from.said("accuracy", float)
         self.device: str = self.made_from.said("device", str)
+        self.adapted: tuple[str, ...] = ()
         recorded_of = (p.gate_site, p.output_function) == ("branch", "margin")
         self.derivatives = recorded_of and f"{kept[0]}/branch/local" in self.made_from.content
 
@@ -259,6 +285,15 @@ class Frozen:
         self._check(split, sigma, out.shape[-1])
         return centred(out[examples, : len(sigma)], clean), clean
 
+    def removals(self) -> Split:
+        """All sets of components removed, or else those of ``ablation``, with the responses that were recorded."""
+        every = self._known("removal")
+        return every if len(every.masks) else self._known("ablation")
+
+    def grid(self) -> Split:
+        """The grid over two components that was recorded, or no masks."""
+        return self._known("grid")
+
     def precision_error(self, sigma: Tensor) -> float:
         """Recordings are made in fp32."""
         return 0.0
@@ -274,6 +309,14 @@ class Frozen:
         gradients = self._stacked("branch/gradient")
         self._check("reference", sigma, gradients.shape[-1])
         return gradients[..., : len(sigma)].mT
+
+    def _known(self, split: str) -> Split:
+        """What was recorded of that name at this gate site, of all examples; no masks where nothing was."""
+        content = self.made_from.content
+        own = [content.get(f"{name}/{self._p.gate_site}/{split}", torch.empty(0)) for name in self._examples]
+        masks = content.get(f"masks/{split}", torch.empty(0, len(self.components)))
+        masks = masks[: min(one.shape[-1] for one in own)]
+        return Split(masks, self.responses(split, masks)[0])
 
     def _stacked(self, key: str) -> Tensor:
         found = [self.made_from.content.get(f"{name}/{key}") for name in self._examples]

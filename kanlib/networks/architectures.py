@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any
@@ -15,6 +16,8 @@ from torch.nn.parameter import is_lazy
 from kanlib.errors import BadInputError, cause, nearest
 from kanlib.networks.images import Transform
 from kanlib.networks.patterns import plain
+
+_HALF = (torch.float16, torch.bfloat16)
 
 
 def classifier(
@@ -50,6 +53,34 @@ def classifier(
         if small_images:
             _shrink_stem(model, architecture)
     return model.to(memory_format=torch.channels_last), transform
+
+
+def single(model: nn.Module) -> tuple[nn.Module, list[str]]:
+    """A network of half precision in fp32, as a copy, and a sentence that says so; any other as it is.
+
+    Raises:
+        BadInputError: it cannot be copied.
+    """
+    halves = sorted({str(value.dtype) for value in model.parameters() if value.dtype in _HALF})
+    if not halves:
+        return model, []
+    said = f"The network came in {' and '.join(halves)} and is computed in torch.float32."
+    return copied(model, "torch.float32, in which it is computed").float(), [said]
+
+
+def copied(model: nn.Module, purpose: str) -> nn.Module:
+    """A copy of a network, to be turned to other numbers.
+
+    Raises:
+        BadInputError: it cannot be copied; ``purpose`` says to what it should have been.
+    """
+    try:
+        return deepcopy(model)
+    # A network's own attributes are copied by their own code.
+    except Exception as error:
+        raise BadInputError(
+            f"the network cannot be copied to {purpose} ({cause(error)}); let it keep tensors and modules only."
+        ) from error
 
 
 def torchvision_name(architecture: str) -> str:
@@ -171,7 +202,7 @@ def _flaw(model: nn.Module) -> str | None:
             what = "no values (device meta)" if value.is_meta else f"{value.ndim} dimensions, expected 4 at most"
             return f"holds a tensor of {what} at {plain(name)}; return a classifier of images [B, 3, H, W]"
     for name, value in parameters.items():
-        if value.dtype != torch.float32:
+        if value.dtype not in (torch.float32, *_HALF):
             return f"holds {value.dtype} at {plain(name)}, expected torch.float32; call .float() on it"
     for name, kept in model.state_dict().items():
         if not isinstance(kept, Tensor):

@@ -1,52 +1,65 @@
 """Components of a network and the gates that scale them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from kanlib.errors import BadInputError
-from kanlib.networks.outputs import answered
-from kanlib.networks.patterns import SLICED, find, n_parts, number, part, plain, projection
+from kanlib.machine import generator
+from kanlib.networks.branches import Branch, Joins, branches, each_tensor, tensors_in
+from kanlib.networks.outputs import answered, pieces
+from kanlib.networks.parts import Parts
+from kanlib.networks.patterns import find, members, plain
+from kanlib.networks.soundness import apart, tolerance
 
 __all__ = ["Gates", "Site", "find", "gated"]
 
 Site = Literal["branch", "output"]
+_NAMED = 8
 
 
 @contextmanager
 def gated(model: nn.Module, components: Sequence[str], site: Site = "branch") -> Iterator["Gates"]:
     """Scale components by ``1 + σ_j`` while the context is open.
 
-    ``output``: all the component puts out, ``(1 + σ_j) y``. ``branch``: only what it adds to its input, so
-    that σ_j = −1 removes the component: ``relu(shortcut(x) + (1 + σ_j) F(x))`` in a torchvision residual
-    block, ``y + σ_j (y − x)`` in any other module that keeps its input's shape (an encoder layer). A part of
-    a module is scaled alike at both sites: a filter's channel of its output, or a head's slice of what the
-    output projection of its attention is given. All are the identity at σ = 0, to the bit. The model is not
-    edited, and on exit, also after an exception, the gates are gone.
+    ``output``: all the component puts out, ``(1 + σ_j) y``. ``branch``: only what it adds to its input, so that
+    σ_j = −1 removes the component and leaves the network standing:
+
+    - in a block that adds a branch to a skip, ``skip(x) + (1 + σ_j) F(x)``, before any activation;
+    - in a row of such blocks (an encoder layer), or a layer that adds nothing, ``y + σ_j (y − x)``; where the row
+      changes the shape, each of its branches;
+    - of a concatenation, what is new in it;
+    - of what is only added to something else, or laid beside it, all: ``(1 + σ_j) y``.
+
+    :func:`kanlib.networks.branches.branches` finds which. A part of a module is scaled alike at both sites, see
+    :class:`kanlib.networks.parts.Parts`; a group scales each of its members. All are the identity at σ = 0, to the
+    bit. The model is not edited, and on exit, also after an exception, the gates are gone.
 
     Yields:
         :class:`Gates`, called as ``gates(x, masks)``.
 
     Raises:
-        BadInputError: a component does not exist or occurs twice; at the first call, one whose output cannot
-            be gated there.
+        BadInputError: there are no components, or one does not exist, occurs twice or is inside of another; at the
+            first call, one whose output cannot be gated there.
     """
-    if len(set(components)) < len(components):
-        twice = next(name for name in components if components.count(name) > 1)
-        raise BadInputError(f"component {plain(twice)} is listed twice; list it once.")
-    gates = Gates(model, components)
+    if not components:
+        raise BadInputError("there is no component to gate, expected some; find(model, patterns) gives them.")
+    gates = Gates(model, components, site)
     handles: list[RemovableHandle] = []
+    # Attention that torch computes in one piece rounds otherwise, and does not run where gates look on.
+    in_one_piece = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        for group in gates.groups():
-            handles += gates.attach(*group, site)
+        for hooked in gates.by_module():
+            handles += gates.attach(*hooked)
         yield gates
     finally:
+        torch.backends.mha.set_fastpath_enabled(in_one_piece)
         for handle in handles:
             handle.remove()
 
@@ -64,69 +77,126 @@ class _Input:
         return self._copy if changed else self.tensor
 
 
+def _held(output: object) -> list[Tensor]:
+    """The tensors in what a network puts out."""
+    return [tensor for tensor in tensors_in(list(pieces(output).values())) if tensor.ndim]
+
+
+def _close(shared: Tensor, apiece: Tensor) -> bool:
+    """Whether two outputs differ by no more than kernels for another number of rows do.
+
+    What no gate reaches has one row for all masks.
+    """
+    if len(shared) == 1:
+        shared = shared.expand(len(apiece), *shared.shape[1:])
+    return shared.shape == apiece.shape and apart(shared, apiece) <= 100 * tolerance(apiece)
+
+
+def _all_there(found: Mapping[str, Branch | None]) -> dict[str, Branch]:
+    """The same, refused if a component has no branch."""
+    without = [name for name, branch in found.items() if branch is None]
+    if without:
+        more = f" and {len(without) - _NAMED} more" if len(without) > _NAMED else ""
+        raise BadInputError(
+            f"component {', '.join(without[:_NAMED])}{more} has no branch to gate, expected a block that adds to "
+            "its input or at least keeps its shape; leave it out, or set gate_site to output."
+        )
+    return {name: branch for name, branch in found.items() if branch is not None}
+
+
 class Gates:
     """A model whose components answer to masks; made by :func:`gated`."""
 
-    def __init__(self, model: nn.Module, components: Sequence[str]):
+    def __init__(self, model: nn.Module, components: Sequence[str], site: Site):
         self.model = model
-        self._names = list(components)
+        #: Whether one example serves all masks up to the first gate; ``None`` before the first call.
+        self.shares: bool | None = None
+        self._n_components = len(components)
+        # From here on each member of a group is gated, answers and is named by itself; only masks know of groups.
+        self._members, self._owners = members(model, components)
+        self._names = [str(member) for member in self._members]
         self._masks: Tensor | Sequence[Tensor] | None = None
         self._n_masks = 0
         self._answered: set[int] = set()
         self._inputs: dict[int, _Input] = {}
-        self._with_branch: set[int] = set()
-        self._expands = False
+        self._open: list[Joins] = []
+        self._whole = [str(member) for member in self._members if member.part is None]
+        known = site == "output" or not self._whole
+        self._branches = dict.fromkeys(self._whole, Branch(whole=True)) if known else None
 
-    def __call__(self, x: Tensor, masks: Tensor | Sequence[Tensor]) -> Tensor:
-        """Logits ``[B, classes]`` of the model under ``masks`` ``[B, m]``.
+    def __call__(self, x: Tensor, masks: Tensor | Sequence[Tensor]) -> Any:
+        """What the model puts out under ``masks`` ``[B, m]``: logits ``[B, classes]``.
 
         Args:
-            x: one example ``[1, ...]``, which all masks share: what comes before the first gate is then
-                computed once and the gate broadcasts it over the masks; or one example a mask ``[B, ...]``.
+            x: one example ``[1, ...]``, which all masks share: what comes before the first gate is then computed
+                once and the gate broadcasts it over the masks, if the network answers to that as to an example for
+                each mask (:attr:`shares`); or one example a mask ``[B, ...]``.
             masks: σ, on the device of ``x``, or its m columns ``[B]``; gradients flow through them.
 
         Raises:
             BadInputError: the forward pass fails, or a component cannot be gated in it.
         """
+        if self._branches is None:
+            found = branches(self.model, self._whole, x[:1].expand(2, *x.shape[1:]))
+            self._branches = _all_there(found)
+        if self.shares is None:
+            self.shares = self._can_share(x[:1])
+        return self._asked(x, masks, self.shares)
+
+    def _asked(self, x: Tensor, masks: Tensor | Sequence[Tensor], shares: bool) -> Any:
         self._n_masks = len(masks) if isinstance(masks, Tensor) else len(masks[0])
-        if self._expands:
+        if not shares:
             x = x.expand(self._n_masks, *x.shape[1:])
-        self._masks, self._answered = masks, set()
+        self._masks, self._answered, self._shared = masks, set(), shares
         try:
-            found: Any = answered(self.model, x, self._n_masks)
+            found = answered(self.model, x, self._n_masks)
         finally:
             self._masks = None
             self._inputs.clear()
+            while self._open:
+                self._open.pop().__exit__(None, None, None)
         for j, name in enumerate(self._names):
             if j not in self._answered:
                 raise BadInputError(
                     f"component {name} does not run in a forward pass of this model; leave it out, or gate the "
                     "plain model if this one is traced or compiled."
                 )
-        if isinstance(found, Tensor) and found.ndim and len(found) == len(x) == 1 < self._n_masks:
+        return found
+
+    @torch.no_grad()
+    def _can_share(self, x: Tensor) -> bool:
+        """Whether two masks get the same answers with one example ``x`` ``[1, ...]`` for both as with two.
+
+        They do not where the network reads how many examples there are, or lays masked and unmasked rows side by
+        side, or keeps a name for what it then changes in place.
+        """
+        masks = torch.randn(2, self._n_components, generator=generator(0, "sharing"))
+        masks = masks.to(x.device, x.dtype if x.is_floating_point() else masks.dtype)
+        apiece = _held(self._asked(x, masks, shares=False))
+        try:
+            shared = _held(self._asked(x, masks, shares=True))
+        except BadInputError:
+            return False
+        if len(shared) != len(apiece) or not all(map(_close, shared, apiece)):
+            return False
+        if shared and max(map(len, shared)) == 1:
             raise BadInputError(
                 f"what the components put out does not reach the logits ({self._names[0]} …); choose others."
             )
-        return found
+        return True
 
-    def groups(self) -> list[tuple[str, list[int], list[int] | None]]:
-        """Modules to hook: name, columns of the masks and, unless it is gated as a whole, the parts' numbers."""
-        parts: dict[str, tuple[list[int], list[int]]] = {}
-        groups: list[tuple[str, list[int], list[int] | None]] = []
-        for j, name in enumerate(self._names):
-            sliced = SLICED.fullmatch(name)
-            if not sliced:
-                groups.append((name, [j], None))
-                continue
-            if sliced["module"] not in parts:
-                parts[sliced["module"]] = ([], [])
-                groups.append((sliced["module"], *parts[sliced["module"]]))
-            columns, numbers = parts[sliced["module"]]
-            columns.append(j)
-            numbers.append(number(sliced["index"]))
-        return groups
+    def by_module(self) -> list[tuple[str, list[int], Parts | None]]:
+        """Modules to hook: name, which members are there and, unless it is gated as a whole, their parts."""
+        found: dict[tuple[str, bool], list[int]] = {}
+        for j, member in enumerate(self._members):
+            found.setdefault((member.module, member.rows), []).append(j)
+        hooked: list[tuple[str, list[int], Parts | None]] = []
+        for (name, rows), columns in found.items():
+            numbers = [part for j in columns if (part := self._members[j].part) is not None]
+            hooked.append((name, columns, Parts(plain(name), numbers, rows) if numbers else None))
+        return hooked
 
-    def attach(self, name: str, columns: list[int], parts: list[int] | None, site: Site) -> list[RemovableHandle]:
+    def attach(self, name: str, columns: list[int], parts: Parts | None) -> list[RemovableHandle]:
         """Hook a module, as a whole or in parts, and return the handles that remove the hooks."""
         try:
             module = self.model.get_submodule(name)
@@ -135,133 +205,105 @@ class Gates:
                 f"component {plain(name)} is not a module of this model; see model.named_modules()."
             ) from None
         if parts is not None:
-            return [self._attach_parts(module, name, columns, parts)]
+            return [parts.gate(module, lambda like: self._sigma(columns, like))]
         j = columns[0]
-        parent, _, child = name.rpartition(".")
-        if child == "downsample" and isinstance(self.model.get_submodule(parent), BasicBlock | Bottleneck):
-            # The block adds its shortcut in place, so that its branch must have one row a mask as well.
-            self._expands = True
-        branch_end = {BasicBlock: "bn2", Bottleneck: "bn3"}.get(type(module))
-        if site == "branch" and branch_end is None:
-            return [
-                module.register_forward_pre_hook(
-                    lambda _, args, kwargs: self._keep(j, name, args, kwargs), with_kwargs=True
-                ),
-                module.register_forward_hook(lambda _, args, y: self._gate_difference(j, name, y)),
-            ]
-        target = module.get_submodule(branch_end) if site == "branch" and branch_end else module
-        return [target.register_forward_hook(lambda _, args, y: self._gate_output(j, name, y))]
+        return [
+            module.register_forward_pre_hook(
+                lambda _, args, kwargs: self._begin(j, name, args, kwargs), with_kwargs=True
+            ),
+            module.register_forward_hook(lambda _, args, y: self._end(j, name, y)),
+        ]
 
-    def _attach_parts(self, module: nn.Module, name: str, columns: list[int], parts: list[int]) -> RemovableHandle:
-        n = n_parts(module, name)
-        part(name, str(max(parts)), n)
-        if isinstance(module, nn.MultiheadAttention):
-            return module.register_forward_hook(
-                lambda attention, args, kwargs, y: self._gate_heads(attention, columns, parts, args, kwargs, y),
-                with_kwargs=True,
-            )
-        if (inner := projection(module)) is not None:
-            # What the projection is given has the heads side by side.
-            return inner.register_forward_pre_hook(
-                lambda _, args: (
-                    args if self._masks is None else (args[0] * self._gains(columns, parts, n, args[0]),)
-                )
-            )
-        axis = 1 if isinstance(module, nn.modules.conv._ConvNd) else -1
-        return module.register_forward_hook(
-            lambda _, args, y: y if self._masks is None else y * self._gains(columns, parts, n, y, axis)
-        )
+    def _begin(self, j: int, name: str, args: tuple, kwargs: dict) -> None:
+        if self._masks is None or self._branches is None:
+            return
+        self._once(j)
+        branch = self._branches[name]
+        if branch.scaled:
+            self._open.append(Joins(partial(self._gate_join, j, branch)))
+            self._open[-1].__enter__()
+        elif not branch.whole:
+            self._inputs[j] = _Input(next(tensors_in([args, kwargs])))
 
-    def _gate_output(self, j: int, name: str, y: Tensor) -> Tensor:
-        if not isinstance(y, Tensor):
+    def _end(self, j: int, name: str, y: object) -> object:
+        if self._masks is None or self._branches is None:
+            return y
+        branch = self._branches[name]
+        if branch.scaled:
+            self._open.pop().__exit__(None, None, None)
+            return y
+        if len(list(tensors_in(y))) == 1:
+            y = each_tensor(partial(self._gate_output, j, branch), y)
+        if j not in self._answered:
             raise BadInputError(
                 f"component {name} puts out a {type(y).__name__}, expected a tensor; gate a part of it."
             )
-        return y if self._masks is None else y * (1 + self._column(j, y))
+        return y
 
-    def _gate_difference(self, j: int, name: str, y: Tensor) -> Tensor:
-        if self._masks is None:
-            return y
-        given = self._inputs.pop(j)
-        x = given.as_it_was()
-        if not isinstance(y, Tensor) or x.shape[1:] != y.shape[1:]:
-            raise BadInputError(
-                f"component {name} changes the shape of its input, so it has no branch to gate; "
-                "set gate_site to output."
-            )
-        if y.data_ptr() == given.tensor.data_ptr() and j not in self._with_branch:
-            # Given the same memory back, only the values say whether it works in place or not at all.
-            if torch.equal(x, y):
-                raise BadInputError(
-                    f"component {name} hands its input on, so it has no branch to gate; set gate_site to output."
-                )
-            self._with_branch.add(j)
-        return y + self._column(j, y) * (y - x)
+    def _gate_output(self, j: int, branch: Branch, y: Tensor) -> Tensor:
+        if branch.whole:
+            return self._scaled(j, y)
+        return y + self._column(j, y) * (y - self._inputs.pop(j).as_it_was())
 
-    def _gate_heads(self, attention, columns, parts, args, kwargs, output) -> tuple:
-        """``y + Σ_h σ_h W_h head_h``: torch's attention never shows its heads, so they are computed again."""
-        if self._masks is None:
-            return output
-        given = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
-        x = given["query"]
-        masked = any(given.get(name) is not None for name in ("attn_mask", "key_padding_mask"))
-        if masked or not (given["key"] is x and given["value"] is x and attention.batch_first):
-            raise BadInputError(
-                "the heads of this attention cannot be gated: expected self-attention, batch first and unmasked; "
-                "gate the module as a whole."
-            )
-        h = attention.num_heads
-        q, k, v = (
-            part.unflatten(-1, (h, -1)).transpose(1, 2)
-            for part in F.linear(x, attention.in_proj_weight, attention.in_proj_bias).chunk(3, -1)
-        )
-        heads = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        change = heads * (self._gains(columns, parts, h, heads) - 1)
-        return (output[0] + F.linear(change, attention.out_proj.weight), *output[1:])
+    def _gate_join(self, j: int, branch: Branch, k: int, join: partial[Tensor], args: tuple[Any, ...]) -> Tensor:
+        """A join of a component, with what is scaled at it scaled."""
+        new = [i for at, i in branch.scaled if at == k]
+        if not new:
+            return join(*args)
+        if isinstance(args[0], list | tuple):
+            rows = [part.expand(self._n_masks, *part.shape[1:]) for part in args[0]]
+            for i in new:
+                rows[i] = self._scaled(j, rows[i])
+            return join(rows, *args[1:])
+        (i,) = new
+        if join.func is Tensor.add_:
+            return self._gate_in_place(j, i, join, args)
+        return join(*args[:i], self._scaled(j, args[i]), *args[i + 1 :])
 
-    def _keep(self, j: int, name: str, args: tuple, kwargs: dict) -> None:
-        """Keep what a module is given for as long as it runs: it may work on it in place."""
-        if self._masks is None:
-            return
-        given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-        if not given:
-            raise BadInputError(f"component {name} is given no tensor, so it has no branch to gate; leave it out.")
-        self._inputs[j] = _Input(given[0])
+    def _gate_in_place(self, j: int, i: int, join: partial[Tensor], args: tuple[Any, ...]) -> Tensor:
+        """An addition in place; where one example is shared, its place has too few rows, and another is made."""
+        # What is written over is copied first: the gradient of its scale is made of it.
+        scaled = self._scaled(j, args[1] if i else args[0].clone())
+        if self._shared:
+            return torch.add(args[0] if i else scaled, scaled if i else args[1], **join.keywords)
+        return join(args[0], scaled) if i else join(args[0].copy_(scaled), args[1])
+
+    def _scaled(self, j: int, branch: Tensor) -> Tensor:
+        return branch * (1 + self._column(j, branch))
 
     def _column(self, j: int, like: Tensor) -> Tensor:
-        self._answer([j], like)
+        self._check_rows(j, like)
+        self._answered.add(j)
         return self._taken([j]).to(like.dtype).view(-1, *[1] * (like.ndim - 1))
 
-    def _gains(self, columns: list[int], parts: list[int], n: int, like: Tensor, axis: int = -1) -> Tensor:
-        """``1 + σ`` along ``axis`` of ``like``, where its ``n`` parts lie side by side; 1 for those not gated."""
-        if like.shape[axis] % n:
-            raise BadInputError(
-                f"component {self._names[columns[0]]} works on {like.shape[axis]} channels, expected a multiple "
-                f"of its {n} parts; gate the module as a whole."
-            )
+    def _sigma(self, columns: list[int], like: Tensor) -> Tensor | None:
+        """σ of these members of one module ``[B, len(columns)]``, ``None`` while there are no masks."""
+        if self._masks is None:
+            return None
         self._answer(columns, like)
-        where = torch.tensor(parts, device=like.device)
-        gains = like.new_ones(self._n_masks, n).index_add(1, where, self._taken(columns).to(like.dtype))
-        gains = gains.repeat_interleave(like.shape[axis] // n, 1)
-        shape = [1] * like.ndim
-        shape[0], shape[axis] = gains.shape
-        return gains.view(shape)
+        return self._taken(columns).to(like.dtype)
 
     def _taken(self, columns: list[int]) -> Tensor:
-        """σ of these components, ``[B, len(columns)]``."""
+        """σ of these members, ``[B, len(columns)]``."""
         masks: Any = self._masks  # gates are asked only while there are some
-        return masks[:, columns] if isinstance(masks, Tensor) else torch.stack([masks[j] for j in columns], 1)
+        owners = [self._owners[j] for j in columns]
+        return masks[:, owners] if isinstance(masks, Tensor) else torch.stack([masks[j] for j in owners], 1)
 
     def _answer(self, columns: list[int], like: Tensor) -> None:
-        name = self._names[columns[0]]
-        if columns[0] in self._answered:
+        self._once(columns[0])
+        self._check_rows(columns[0], like)
+        self._answered.update(columns)
+
+    def _once(self, j: int) -> None:
+        if j in self._answered:
             raise BadInputError(
-                f"component {name} runs more than once in a forward pass, so that it would be "
+                f"component {self._names[j]} runs more than once in a forward pass, so that it would be "
                 "scaled more than once; leave it out."
             )
+
+    def _check_rows(self, j: int, like: Tensor) -> None:
         if like.shape[0] not in (1, self._n_masks):
             raise BadInputError(
-                f"component {name} works on {like.shape[0]} rows for {self._n_masks} masks, expected one a "
-                "mask: its first dimension is not the batch; leave it out."
+                f"component {self._names[j]} works on {like.shape[0]} rows for {self._n_masks} masks, expected "
+                "one a mask: its first dimension is not the batch; leave it out."
             )
-        self._answered.update(columns)

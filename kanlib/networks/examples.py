@@ -69,7 +69,7 @@ def choose_examples(model: nn.Module, data: Images, p: Perturbation, *, developm
 def _margins(model: nn.Module, data: Images, pool: Tensor) -> Tensor:
     """Margins ``[n]`` of the test images at these positions."""
     labels = data.test.labels[pool]
-    margins = margin(logits_of(predict(model, data.test, pool), len(pool), labels, ["margin"]), labels)
+    margins = margin(logits_of(predict(model, data.test, pool), len(pool), labels), labels)
     for at in pool[margins.isnan()].tolist()[:1]:
         raise BadInputError(
             f"the margin of test image {at} is no number (nan), expected a finite one; check the model's weights."

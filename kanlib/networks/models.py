@@ -1,5 +1,7 @@
 """Classifiers with their weights and their data, and what they predict."""
 
+from collections.abc import Sequence
+
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -9,25 +11,34 @@ from tqdm import tqdm
 from kanlib.errors import BadInputError
 from kanlib.machine import room_for
 from kanlib.networks import images
-from kanlib.networks.architectures import classifier
+from kanlib.networks.architectures import classifier, single
+from kanlib.networks.checkpoints import fitted
 from kanlib.networks.images import Images, Labelled, Transform
-from kanlib.networks.outputs import answered, logits_of
+from kanlib.networks.outputs import answered, logits_of, reading
 from kanlib.networks.patterns import plain
 from kanlib.networks.weights import published, with_weights
 from kanlib.setups import Training
 from kanlib.store import Artifact
 
 
-def load(p: Training) -> tuple[nn.Module, Images]:
+def load(p: Training) -> tuple[nn.Module, Images, list[str]]:
     """The classifier and the data that these knobs ask for: untrained, or with its published weights.
 
+    The classifier is in evaluation mode, and has answered to the first test image.
+
+    Returns:
+        Model, data, and what was adapted of weights, network and output, a sentence each.
+
     Raises:
-        BadInputError: as :func:`classifier`, :func:`published` and :func:`kanlib.networks.images.read`, or the
-            data has a label that the classifier has no logit for, or lacks a class of a classifier that is to be
-            trained.
+        BadInputError: as :func:`classifier`, :func:`published`, :func:`kanlib.networks.images.read` and
+            :func:`predict`, or the data has a label that the classifier has no logit for, or lacks a class of a
+            classifier that is to be trained.
     """
-    weights = None if p.weights is None else published(p.architecture, p.weights, download=p.download)
-    return _built(p, weights)
+    weights, chosen = (
+        (None, []) if p.weights is None else published(p.architecture, p.weights, download=p.download)
+    )
+    model, data, adapted = _built(p, weights, chosen)
+    return model.eval(), data, [*adapted, *_first_answer(model, data.test)]
 
 
 def trained(
@@ -53,12 +64,17 @@ def trained(
             f"the artifact model names the program {plain(p.architecture)}, which runs only where the setup names "
             f"it (it has {plain(str(asked))}); set architecture there, or take another model."
         )
-    model, data = _built(p, artifact.content)
+    model, data, _ = _built(p, artifact.content)
     return model.to(device).requires_grad_(False), data
 
 
-def _built(p: Training, weights: dict[str, Tensor] | None) -> tuple[nn.Module, Images]:
-    """Model and data from the knobs of 00_training; untrained without ``weights``."""
+def _built(
+    p: Training, weights: dict[str, Tensor] | None, chosen: Sequence[str] = ()
+) -> tuple[nn.Module, Images, list[str]]:
+    """Model, untrained without ``weights``, data from the knobs of 00_training, and what was adapted of the model.
+
+    ``chosen`` is what was adapted of the weights before.
+    """
 
     def data(transform: Transform | None) -> Images:
         return images.read(p.data, size=p.image_size, seed=p.seed, transform=transform, download=p.download)
@@ -69,11 +85,18 @@ def _built(p: Training, weights: dict[str, Tensor] | None) -> tuple[nn.Module, I
     # Nothing is decoded before it is asked for, so that the classes are known before there is a transform.
     found = data(None if p.weights is None else resized)
     n_classes = p.n_classes or len(found.classes)
-    _check_labels(p, found, n_classes)
+    # One logit is asked for by n_classes 1: its sign tells two classes apart.
+    _check_labels(p, found, 2 if p.n_classes == 1 else n_classes)
     model, transform = classifier(p.architecture, n_classes, small_images=p.small_images, seed=p.seed)
     if p.weights is not None and transform is not None:
         found = data(transform)
-    return (with_weights(model, weights) if weights is not None else model), found
+    model, adapted = single(model)
+    if weights is not None:
+        weights, changes = fitted(weights, model)
+        model = with_weights(model, weights)
+        if changes := [*chosen, *changes]:
+            adapted = [f"The weights were adapted: {'; '.join(changes)}.", *adapted]
+    return model, found, adapted
 
 
 def _check_labels(p: Training, data: Images, n_classes: int) -> None:
@@ -92,6 +115,14 @@ def _check_labels(p: Training, data: Images, n_classes: int) -> None:
             f"data {plain(p.data)} has no picture of class {listed}, expected one of each to train on; number "
             "classes from 0, or set n_classes."
         )
+
+
+@torch.inference_mode()
+def _first_answer(model: nn.Module, split: Labelled) -> list[str]:
+    """How the answer to the first image is read, which is given twice, as a single row could be anything."""
+    output = answered(model, split.read(torch.zeros(2, dtype=torch.long)), 2)
+    logits_of(output, 2, torch.stack(split.labels.aminmax()))
+    return reading(output, 2)
 
 
 @torch.inference_mode()

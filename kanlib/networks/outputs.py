@@ -1,13 +1,20 @@
 """Logits of a network, output functions: the scalar f that is read from them, and how far it moves."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kanlib.errors import BadInputError, cause
+from kanlib.errors import BadInputError, cause, shown
 from kanlib.machine import enough_memory
+from kanlib.networks.patterns import plain
+
+#: A user's own: what the network puts out and labels ``[B]`` → a number for each of the B images, ``[B]``.
+OutputFunction = Callable[[Any, Tensor], Tensor]
+#: Where a named tuple, a dataclass and any other object have the names of what they hold.
+_NAMES = ("_fields", "__dataclass_fields__", "__dict__")
 
 
 def answered(
@@ -36,37 +43,83 @@ def answered(
         ) from error
 
 
-def logits_of(found: object, rows: int, labels: Tensor | None = None, functions: Sequence[str] = ()) -> Tensor:
-    """What a network put out, if it is logits ``[rows, classes]`` that the functions can be read from.
+def logits_of(found: object, rows: int, labels: Tensor | None = None) -> Tensor:
+    """The logits ``[rows, classes]`` in what a network put out: the one place where they are read.
+
+    Of a tuple, a list, a dict or an object they are what is called ``logits``; without that name the first
+    floating tensor ``[rows, classes]``, else the first ``[rows]``. One logit z an image, ``[rows]`` or
+    ``[rows, 1]``, becomes the logits 0 and z of two classes: the margin is ±z, the softmax the sigmoid of z.
 
     Args:
         found: by :func:`answered`.
         rows: images or masks that were asked about.
         labels: ``[rows]``, which must be among the classes.
-        functions: keys of :data:`OUTPUT_FUNCTIONS`; all but ``logit`` compare two classes or more.
 
     Raises:
-        BadInputError: it is something else: no tensor, of another shape, no real floating numbers.
+        BadInputError: it holds no such tensor, or a label has no logit.
     """
-    if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != rows or not found.is_floating_point():
-        what = f"{list(found.shape)} of {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
+    place, logits = _taken(found, rows)
+    if logits is None or len(logits) != rows:
+        tensor = found if isinstance(found, Tensor) else logits
+        what = plain(type(found).__name__) if tensor is None else f"{list(tensor.shape)} of {tensor.dtype}"
         raise BadInputError(
-            f"the network puts out {what[:60]} for {rows} images, expected floating logits [{rows}, classes]; "
-            "let the factory return a module that gives logits [B, n_classes]."
+            f"the network puts out {what}{place and f' at {place}'} for {rows} images, expected floating logits "
+            f"[{rows}, classes]; let the factory return a module that gives logits [B, n_classes], or give an "
+            "output_function of your own (Python only)."
         )
-    comparing = [name for name in functions if name != "logit"]
-    if found.shape[1] < 2 and comparing:
-        raise BadInputError(
-            f"{comparing[0]} compares the logits of classes, but the network gives {found.shape[1]} an image, "
-            "expected 2 or more; set output_function to logit and choose to any, or take another network."
-        )
-    if labels is not None and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < found.shape[1]:
+    if logits[0].numel() == 1:
+        logits = F.pad(logits.reshape(rows, 1), (1, 0))
+    if labels is not None and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
         label = int(labels.max()) if int(labels.min()) >= 0 else int(labels.min())
         raise BadInputError(
-            f"an image has label {label}, but the network has logits for 0 to {found.shape[1] - 1}; "
+            f"an image has label {label}, but the network has logits for 0 to {logits.shape[1] - 1}; "
             "set n_classes, or correct the labels."
         )
-    return found
+    return logits
+
+
+def reading(found: object, rows: int) -> list[str]:
+    """What one might not expect of how :func:`logits_of` reads an output, a sentence each."""
+    place, logits = _taken(found, rows)
+    said = []
+    if place and logits is not None:
+        name, n = plain(type(found).__name__), logits[0].numel()
+        said.append(f"Of the {name} that the network puts out, {place} is taken for the logits, {n} an image.")
+    if logits is not None and logits[0].numel() == 1:
+        said.append("The network gives one logit z an image, which is read as the logits 0 and z of two classes.")
+    return said
+
+
+def _taken(found: object, rows: int) -> tuple[str, Tensor | None]:
+    """Where in an output the logits are, and they; a tensor of one row is taken too, for the caller to refuse.
+
+    What no gate reaches has one row for all masks. Were it skipped, gates would have other logits taken.
+    """
+    held = pieces(found)
+    named = [place for place in held if place in ("['logits']", ".logits")]
+    fitting = [
+        (place, piece)
+        for place, piece in held.items()
+        if place in (named or held)
+        and isinstance(piece, Tensor)
+        and piece.is_floating_point()
+        and piece.ndim in (1, 2)
+        and len(piece) in (1, rows)
+        and piece.numel()
+    ]
+    return max(fitting, key=lambda fit: fit[1].ndim, default=("", None))
+
+
+def pieces(found: object) -> dict[str, object]:
+    """What a network put out, taken apart once: each piece by the place where it stands."""
+    if isinstance(found, Tensor):
+        return {"": found}
+    if isinstance(found, Mapping):
+        return {f"[{shown(key)}]": piece for key, piece in found.items()}
+    if isinstance(found, tuple | list) and not hasattr(found, "_fields"):
+        return {f"[{i}]": piece for i, piece in enumerate(found)}
+    names = next((getattr(found, kind) for kind in _NAMES if hasattr(found, kind)), ())
+    return {f".{plain(name)}": getattr(found, name, None) for name in names}
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
@@ -87,6 +140,49 @@ OUTPUT_FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "prob": lambda logits, labels: _logit(F.softmax(logits, -1), labels),
     "loss": lambda logits, labels: -_logit(F.log_softmax(logits, -1), labels),
 }
+
+
+def values(found: object, labels: Tensor, functions: Sequence[str | OutputFunction]) -> list[Tensor]:
+    """Output functions of what a network put out for B images, ``[B]`` each.
+
+    Args:
+        found: by :func:`answered`.
+        labels: ``[B]``.
+        functions: keys of :data:`OUTPUT_FUNCTIONS`, which are given logits, or a user's own, given ``found``.
+
+    Raises:
+        BadInputError: as :func:`logits_of`, or a function of the user's fails or gives something else.
+    """
+    logits: Any = None
+    if any(isinstance(function, str) for function in functions):
+        logits = logits_of(found, len(labels), labels)
+    return [
+        OUTPUT_FUNCTIONS[function](logits, labels) if isinstance(function, str) else _own(function, found, labels)
+        for function in functions
+    ]
+
+
+def _own(function: OutputFunction, found: object, labels: Tensor) -> Tensor:
+    """A user's output function, and what is refused of it."""
+    try:
+        with enough_memory(len(labels)):
+            value = function(found, labels)
+    except BadInputError:
+        raise
+    # It is anybody's code, as the network is.
+    except (Exception, SystemExit) as error:
+        raise BadInputError(
+            f"the output function fails on what the network puts out ({cause(error)}), expected a number for each "
+            f"of {len(labels)} images; mend it."
+        ) from error
+    if not isinstance(value, Tensor) or value.shape != labels.shape or not value.is_floating_point():
+        tensor = isinstance(value, Tensor)
+        what = f"{list(value.shape)} of {value.dtype}" if tensor else plain(type(value).__name__)
+        raise BadInputError(
+            f"the output function gives {what} for {len(labels)} images, expected a floating number for each, "
+            f"[{len(labels)}]; mend it, or choose other components where these do not reach what it reads."
+        )
+    return value
 
 
 def centred(out: Tensor, clean: Tensor) -> Tensor:

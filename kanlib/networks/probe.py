@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,13 +10,19 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from kanlib.errors import BadInputError, cause
+from kanlib.errors import BadInputError
 from kanlib.machine import Precision, enough_memory, generator, in_precision, room_for
 from kanlib.masks import subsets
+from kanlib.networks.architectures import copied, single
 from kanlib.networks.components import Site, gated
 from kanlib.networks.derivatives import partials, slopes
-from kanlib.networks.outputs import OUTPUT_FUNCTIONS, answered, centred, logits_of
+from kanlib.networks.outputs import OutputFunction, answered, centred, logits_of, reading, values
 from kanlib.networks.soundness import apart, mixing, random_layers, tolerance
+
+_APIECE = (
+    "Each mask is given an image of its own, as the network answers otherwise to one that masks share; what comes "
+    "before the first component is computed for each."
+)
 
 
 @dataclass(frozen=True)
@@ -25,14 +30,17 @@ class Probe:
     """E examples of a network that is asked how its output moves when its m components are scaled.
 
     Attributes:
-        model: in evaluation mode, its parameters not asking for gradients.
+        model: in evaluation mode, its parameters not asking for gradients; one of half precision is copied to
+            fp32, and so is ``x``.
         components: names of the m modules to gate, see :func:`kanlib.networks.components.find`.
         x: examples ``[E, ...]``, on the model's device and in its precision.
         labels: ``[E]``, on that device.
         site: see :func:`kanlib.networks.components.gated`.
-        output_function: a key of :data:`kanlib.networks.outputs.OUTPUT_FUNCTIONS`.
+        output_function: a key of :data:`kanlib.networks.outputs.OUTPUT_FUNCTIONS`; or ``f(output, labels) → [B]``
+            of all that the network puts out for B images, logits or not.
         batch_size: masks a forward pass.
         precision: of the forward passes; below fp32 only where asked for.
+        adapted: what was adapted of the network, a sentence each.
     """
 
     model: nn.Module
@@ -40,9 +48,17 @@ class Probe:
     x: Tensor
     labels: Tensor
     site: Site = "branch"
-    output_function: str = "margin"
+    output_function: str | OutputFunction = "margin"
     batch_size: int = 25
     precision: Precision = "fp32"
+    adapted: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        model, said = single(self.model)
+        if said:
+            # The fields of a frozen class are set once more, here, where it is made.
+            for name, value in {"model": model, "x": self.x.float(), "adapted": (*self.adapted, *said)}.items():
+                object.__setattr__(self, name, value)
 
     def of(self, examples: slice) -> "Probe":
         """The same of some of its examples."""
@@ -54,14 +70,7 @@ class Probe:
         Raises:
             BadInputError: the model cannot be copied.
         """
-        try:
-            model = deepcopy(self.model).double()
-        # A network's own attributes are copied by their own code.
-        except Exception as error:
-            raise BadInputError(
-                f"the network cannot be copied to float64 ({cause(error)}), which exact derivatives need; "
-                "let it keep tensors and modules only."
-            ) from error
+        model = copied(self.model, "float64, which exact derivatives need").double()
         return replace(self, model=model, x=self.x.double())
 
     def gate_error(self) -> float:
@@ -69,10 +78,13 @@ class Probe:
         x = self._batch(self.batch_size)
         with gated(self.model, self.components, self.site) as gates, torch.inference_mode():
             found = gates(x, x.new_zeros(len(x), len(self.components))), answered(self.model, x, len(x))
-        return apart(*(logits_of(logits, len(x)) for logits in found))
+        return apart(*(self._told(output, len(x)) for output in found))
 
-    def check(self) -> None:
+    def check(self) -> tuple[str, ...]:
         """Refuse a network whose responses would not be its own, by a few forward passes of the first example.
+
+        Returns:
+            What was adapted of the network, of how it is asked and of what it puts out, a sentence each.
 
         Raises:
             BadInputError: the same input gives other logits each time; or a mask's logits depend on the other
@@ -82,18 +94,26 @@ class Probe:
         size = max(2, self.batch_size)
         with torch.inference_mode(), in_precision(self.precision, self.x.device):
             self._check_repeated(size)
-            self._check_alone(size)
+            shares = self._check_alone(size)
         if error := self.gate_error():
             raise BadInputError(
                 f"gates at σ = 0 change a logit by {error:.2g}, expected 0 to the bit; look for values that are "
                 "not finite inside the network, or choose other components."
             )
+        said = self.adapted if shares else (*self.adapted, _APIECE)
+        if callable(self.output_function):
+            return said
+        with torch.inference_mode():
+            return (*said, *reading(answered(self.model, self._batch(size), size), size))
+
+    def _told(self, output: object, rows: int) -> Tensor:
+        """By what two answers to the first example are told apart: the logits, or a user's own output function."""
+        labels, function = self.labels[:1].expand(rows), self.output_function
+        return values(output, labels, [function])[0] if callable(function) else logits_of(output, rows, labels)
 
     def _check_repeated(self, size: int) -> None:
-        x, label = self._batch(size), self.labels[:1].expand(size)
-        once, again = (
-            logits_of(answered(self.model, x, size), size, label, [self.output_function]) for _ in range(2)
-        )
+        x = self._batch(size)
+        once, again = (self._told(answered(self.model, x, size), size) for _ in range(2))
         if (moved := apart(once, again)) > tolerance(once):
             raise BadInputError(
                 f"the network gives logits that differ by {moved:.2g} when it is asked the same twice"
@@ -101,19 +121,21 @@ class Probe:
                 "eval."
             )
 
-    def _check_alone(self, size: int) -> None:
+    def _check_alone(self, size: int) -> bool:
+        """Whether one image serves all masks, see :class:`kanlib.networks.components.Gates`."""
         drawn = torch.randn(size, len(self.components), generator=generator(0, "check")).to(self.x)
         odd = torch.arange(size, device=self.x.device) % 2 == 1
         with gated(self.model, self.components, self.site) as gates:
             # The rows of one parity keep a mask of zeros while those of the other are given masks.
             masks = [torch.zeros_like(drawn), *(drawn.masked_fill(kept[:, None], 0) for kept in (odd, ~odd))]
-            rest, even_moved, odd_moved = (logits_of(gates(self.x[:1], some), size) for some in masks)
+            rest, even_moved, odd_moved = (self._told(gates(self.x[:1], some), size) for some in masks)
         moved = max(apart(rest[odd], even_moved[odd]), apart(rest[~odd], odd_moved[~odd]))
         if moved > tolerance(rest):
             raise BadInputError(
                 f"the logits of a mask differ by {moved:.2g} with the other masks of its batch"
                 f"{mixing(self.model)}; let the network treat each image alone, as in evaluation mode."
             )
+        return bool(gates.shares)
 
     def responses(self, sigma: Tensor, progress: str | None = "responses") -> tuple[Tensor, Tensor]:
         """Centred responses ``Δf(z, σ) = f(z, σ) − f(z, 0)`` (equation 1) of every example to every mask.
@@ -133,7 +155,7 @@ class Probe:
 
     @torch.inference_mode()
     def outputs(
-        self, sigma: Tensor, functions: Sequence[str], progress: str | None = "responses"
+        self, sigma: Tensor, functions: Sequence[str | OutputFunction], progress: str | None = "responses"
     ) -> tuple[Tensor, Tensor]:
         """Outputs ``f(z, σ)`` of every example under every mask, and ``f(z, 0)``, of F output functions at once.
 
@@ -144,7 +166,7 @@ class Probe:
 
         Args:
             sigma: masks ``[N, m]``.
-            functions: F keys of :data:`kanlib.networks.outputs.OUTPUT_FUNCTIONS`.
+            functions: F of them, each as ``output_function``.
             progress: what the bar is called; ``None``: there is none.
 
         Returns:
@@ -170,8 +192,7 @@ class Probe:
             for e in range(len(x)):
                 example, label = x[e : e + 1], self.labels[e].expand(size)
                 for b, batch in enumerate([batches.new_zeros(size, m), *batches]):
-                    logits = logits_of(gates(example, batch), size, label, functions)
-                    read = torch.stack([OUTPUT_FUNCTIONS[name](logits, label) for name in functions])
+                    read = torch.stack(values(gates(example, batch), label, functions))
                     if b == 0:
                         clean[:, e] = read[:, 0]
                     else:
@@ -252,10 +273,9 @@ class Probe:
                 rows.append(torch.stack([found[subset] for subset in index], 1).cpu())
         return torch.cat(rows)
 
-    def _value(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def _value(self, output: object, labels: Tensor) -> Tensor:
         """The output function, to be differentiated in the masks."""
-        name = self.output_function
-        value = OUTPUT_FUNCTIONS[name](logits_of(logits, len(labels), labels, [name]), labels)
+        (value,) = values(output, labels, [self.output_function])
         if not value.requires_grad:
             raise BadInputError(
                 "the network cuts the gradient between its components and its logits (no_grad, detach), expected "

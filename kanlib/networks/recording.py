@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from kanlib import files, machine, store
 from kanlib.errors import BadInputError, spoken
-from kanlib.masks import ablations, every_removal, gaussian, one_at_a_time, subsets
+from kanlib.masks import ablations, every_removal, gaussian, one_at_a_time, pair_grid, subsets
 from kanlib.networks import models
 from kanlib.networks.answers import KEPT, path, recorded
 from kanlib.networks.components import Site, find
@@ -47,7 +47,7 @@ def record(setup: str) -> Path:
     device = machine.device(p.device)
     model, data = models.trained(weights, device, setup)
     names = find(model, gating.components)
-    masks = _masks(p, gating, len(names))
+    masks = _masks(p, gating, names)
     examples = _examples(model, data, p, gating)
     probes = {
         name: Probe(model, names, x.to(device), label.to(device), batch_size=p.batch_size)
@@ -121,12 +121,14 @@ def _units(probes: dict[str, Probe], masks: dict[tuple[Site, str], Tensor], max_
                 yield f"{name}/branch/local", len(subsets(len(probe.components), max_order)), local(probe)
 
 
-def _masks(p: Recording, gating: Perturbation, m: int) -> dict[tuple[Site, str], Tensor]:
+def _masks(p: Recording, gating: Perturbation, names: list[str]) -> dict[tuple[Site, str], Tensor]:
     """Masks ``[n, m]`` by gate site and split, in the order in which they are recorded: first what notebooks read.
 
     ``test_<s>`` are test masks of another scale; ``ablation`` removes (σ = −1) each component, each pair, then
-    random sets whose share of the components is uniform; ``removal`` removes every set, and ``halving`` halves it.
+    random sets whose share of the components is uniform; ``removal`` removes every set, and ``halving`` halves it;
+    ``grid`` scales the two components that the setup names.
     """
+    m = len(names)
 
     def drawn(n: int, split: str, scale: float = gating.scale) -> Tensor:
         return gaussian(n, m, scale, p.seed, split)
@@ -144,6 +146,8 @@ def _masks(p: Recording, gating: Perturbation, m: int) -> dict[tuple[Site, str],
     rest["ablation"] = ablations(p.n_ablation, m, p.seed)
     if p.all_sets:
         rest |= {"removal": every_removal(m), "halving": every_removal(m) / 2}
+    if p.grid:
+        rest["grid"] = pair_grid(names, p.grid)
     in_order: list[tuple[Site, dict[str, Tensor]]]
     in_order = [("branch", branch | sweep), ("output", output), ("branch", rest)]
     return {(site, split): sigma for site, masks in in_order for split, sigma in masks.items() if len(sigma)}

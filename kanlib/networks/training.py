@@ -82,7 +82,7 @@ def _step(p: Training, model: nn.Module, x: Tensor, y: Tensor, optimiser: torch.
     if len(x) == 1:
         remedy = "set batch_size so that no batch, also the last one, holds a single image"
     with torch.autocast(device.type, torch.bfloat16, enabled=p.precision == "bf16"):
-        logits = logits_of(answered(model, x, len(x), remedy), len(x), y, ["loss"])
+        logits = logits_of(answered(model, x, len(x), remedy), len(x), y)
         loss = F.cross_entropy(logits, y.to(device), label_smoothing=p.label_smoothing)
     optimiser.zero_grad()
     if not loss.requires_grad:

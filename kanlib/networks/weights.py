@@ -1,29 +1,25 @@
 """Weights: where they are found, and what is refused of them."""
 
-import warnings
-import zipfile
 from pathlib import Path
-from typing import Any
 
 import torch
 import torchvision
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from kanlib.errors import BadInputError, cause, shown
-from kanlib.machine import room_for
+from kanlib.errors import BadInputError, cause
 from kanlib.networks import images
 from kanlib.networks.architectures import there, timm_with, torchvision_name
+from kanlib.networks.checkpoints import read, tied
 from kanlib.networks.patterns import plain
 
 
-def published(architecture: str, weights: str, *, download: bool = False) -> dict[str, Tensor]:
-    """A state dict, never unpickled beyond tensors.
+def published(architecture: str, weights: str, *, download: bool = False) -> tuple[dict[str, Tensor], list[str]]:
+    """A state dict, and what was chosen of its file, by :func:`kanlib.networks.checkpoints.read`.
 
     Args:
         architecture: as for :func:`kanlib.networks.architectures.classifier`.
-        weights: the path of a ``.safetensors`` file or of a state dict saved by torch; or the name of
-            published weights (``DEFAULT`` or, from torchvision, another): then ``<model>.safetensors`` in the
+        weights: the path of a file that :func:`kanlib.networks.checkpoints.read` reads; or the name of published
+            weights (``DEFAULT`` or, from torchvision, another): then ``<model>.safetensors`` in the
             folder of :func:`kanlib.networks.images.folder` goes before the library's own cache.
         download: whether the library may fetch what its cache lacks.
 
@@ -34,9 +30,9 @@ def published(architecture: str, weights: str, *, download: bool = False) -> dic
     source, _, name = architecture.partition("/")
     local = images.folder() / f"{name}.safetensors"
     if Path(weights).suffix:
-        return _read(Path(weights))
+        return read(Path(weights))
     if there(local):
-        return _read(local)
+        return read(local)
     missing = BadInputError(
         f"weights {plain(weights)} of {plain(architecture)} are neither at {plain(str(local))} nor in its "
         "library's cache"
@@ -55,7 +51,9 @@ def published(architecture: str, weights: str, *, download: bool = False) -> dic
     )
 
 
-def _of_torchvision(name: str, weights: str, download: bool, missing: BadInputError) -> dict[str, Tensor]:
+def _of_torchvision(
+    name: str, weights: str, download: bool, missing: BadInputError
+) -> tuple[dict[str, Tensor], list[str]]:
     known = torchvision.models.get_model_weights(name)
     if weights not in known.__members__:
         raise BadInputError(
@@ -64,16 +62,16 @@ def _of_torchvision(name: str, weights: str, download: bool, missing: BadInputEr
         )
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(known[weights].url).name
     if there(cached):
-        return _read(cached)
+        return read(cached)
     if not download:
         raise missing
     try:
-        return known[weights].get_state_dict(progress=True, check_hash=True, weights_only=True)
+        return known[weights].get_state_dict(progress=True, check_hash=True, weights_only=True), []
     except (OSError, RuntimeError) as error:
         raise missing from error
 
 
-def _of_timm(name: str, download: bool, missing: BadInputError) -> dict[str, Tensor]:
+def _of_timm(name: str, download: bool, missing: BadInputError) -> tuple[dict[str, Tensor], list[str]]:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -84,52 +82,7 @@ def _of_timm(name: str, download: bool, missing: BadInputError) -> dict[str, Ten
         file = hf_hub_download(repository, "model.safetensors", local_files_only=not download)
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise missing from error
-    return _read(Path(file))
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    """The state dict in a file."""
-    if not there(file):
-        raise BadInputError(
-            f"weights {plain(str(file))} is missing or no file, expected a .safetensors file or a state dict."
-        )
-    try:
-        found = _decoded(file)
-    except BadInputError:
-        raise
-    # Two decoders read a stranger's file, and raise whatever its bytes lead them to.
-    except Exception as error:
-        raise BadInputError(
-            f"weights {plain(str(file))} cannot be read ({cause(error)}), expected tensors only; "
-            "save model.state_dict() anew."
-        ) from error
-    for key in ("state_dict", "model"):
-        inner = found.get(key) if isinstance(found, dict) else None
-        found = inner if isinstance(inner, dict) else found
-    if not isinstance(found, dict):
-        raise BadInputError(
-            f"weights {plain(str(file))} hold a {type(found).__name__}, expected a state dict of tensors."
-        )
-    for key, value in found.items():
-        if not (isinstance(key, str) and isinstance(value, Tensor)):
-            raise BadInputError(
-                f"weights {plain(str(file))} hold a {type(value).__name__} at {shown(key)}, expected a state "
-                "dict: names and tensors; save model.state_dict() anew."
-            )
-    return found
-
-
-def _decoded(file: Path) -> Any:
-    if file.suffix == ".safetensors":
-        return load_file(file)
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            n_bytes = sum(member.file_size for member in archive.infolist())
-        room_for(n_bytes, f"the weights in {plain(file.name)}", "take others")
-    with warnings.catch_warnings():
-        # Of how a file was written, torch warns; what counts is what it holds.
-        warnings.simplefilter("ignore")
-        return torch.load(file, map_location="cpu", weights_only=True)
+    return read(Path(file))
 
 
 def with_weights(model: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
@@ -139,7 +92,7 @@ def with_weights(model: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
 
     Raises:
         BadInputError: a key is missing, left over, of another shape or kind or not finite (the first one is
-            named), or all weights are zero.
+            named), two keys of one tensor differ, or all weights are zero.
     """
     expected = model.state_dict()
     for key in [*expected, *weights]:
@@ -152,6 +105,12 @@ def with_weights(model: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
             )
         if not weights[key].to(expected[key].dtype).isfinite().all():
             raise BadInputError(f"the weights at {plain(key)} are not all finite; train the model again.")
+    for first, other in [(keys[0], other) for keys in tied(model) for other in keys[1:]]:
+        if not torch.equal(*(weights[key].to(expected[key].dtype) for key in (first, other))):
+            raise BadInputError(
+                f"the weights differ at {plain(first)} and {plain(other)}, which are one tensor of the model; "
+                "were they trained for this architecture?"
+            )
     matrices = [value for value in weights.values() if value.is_floating_point() and value.ndim > 1]
     if matrices and not any(value.any() for value in matrices):
         raise BadInputError("the weights are all zero, so that nothing depends on the image; train the model.")

@@ -70,13 +70,16 @@ class Knobs(Protocol):
         ...
 
 
-def fronts(edges: Edges, knobs: Knobs, max_length: float = math.inf) -> list[list[ClosedForm]]:
+def fronts(
+    edges: Edges, knobs: Knobs, max_length: float = math.inf, progress: bool = True
+) -> list[list[ClosedForm]]:
     """Candidates for each edge, the best constant first.
 
     Args:
         edges: what is to be met.
         knobs: see :class:`Knobs`.
         max_length: families of the library that are longer than this are not tried.
+        progress: whether a bar shows it.
 
     Raises:
         BadInputError: the backend is unknown or cannot run here.
@@ -87,10 +90,11 @@ def fronts(edges: Edges, knobs: Knobs, max_length: float = math.inf) -> list[lis
     if reason := missing(backend):
         raise BadInputError(reason)
     if backend in ("library", "polynomials"):
-        return library.fronts(edges, knobs.max_degree, backend == "library", max_length)
-    constant = library.fronts(edges, 0, functions=False)
+        return library.fronts(edges, knobs.max_degree, backend == "library", max_length, progress)
+    constant = library.fronts(edges, 0, functions=False, progress=progress)
     search = BACKENDS[backend](knobs.evaluations, knobs.seed)
-    bar = tqdm(range(len(edges.y)), f"closed forms ({backend})", unit="edge", mininterval=1)
+    label = f"closed forms ({backend})"
+    bar = tqdm(range(len(edges.y)), label, unit="edge", mininterval=1, disable=not progress)
     return [[constant[e][0], *admissible(search(*_sample(edges, e), e), edges, e)] for e in bar]
 
 

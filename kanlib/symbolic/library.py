@@ -67,7 +67,11 @@ FUNCTIONS = {
 
 
 def fronts(
-    edges: Edges, max_degree: int, functions: bool = True, max_length: float = math.inf
+    edges: Edges,
+    max_degree: int,
+    functions: bool = True,
+    max_length: float = math.inf,
+    progress: bool = True,
 ) -> list[list[ClosedForm]]:
     """Every family's best form for each edge, the constant first.
 
@@ -76,12 +80,14 @@ def fronts(
         max_degree: highest degree of the polynomials that stand alone.
         functions: whether there are others beside polynomials.
         max_length: families that are longer than this are left out.
+        progress: whether a bar shows it.
     """
     fits = [_polynomial(edges, degree) for degree in range(max_degree + 1)]
     fits += [_power(edges, exponents) for exponents in ((2,), (3,), (1, 3))]
     families = [(name, *shape) for name in FUNCTIONS for shape in _SHAPES] if functions else []
     families = [family for family in families if length(_template(*family)) <= max_length]
-    fits += [_wrapped(edges, *family) for family in tqdm(families, "closed forms", unit="family", mininterval=1)]
+    bar = tqdm(families, "closed forms", unit="family", mininterval=1, disable=not progress)
+    fits += [_wrapped(edges, *family) for family in bar]
     return [list(forms) for forms in zip(*fits, strict=True)]
 
 

@@ -20,6 +20,7 @@ _STARTS = 2  # the best of these, which are searched from
 _EVALUATIONS = 100  # of a search
 _MOST_GROUPS = 3
 _C0, _C1 = constants(2)
+_U = sympy.Symbol("u", real=True)
 #: Every ``Φ(u)`` that is tried; the weights within u give it its scale.
 OUTER = (X, _C0 * X * (X + _C1), _C0 * sympy.exp(X))
 Groups = tuple[tuple[int, ...], ...]
@@ -48,7 +49,17 @@ class OneSum:
     def of_sum(self) -> sympy.Expr:
         """``Φ(u) − Φ(0)`` in the symbol u."""
         at_rest = float(self.outer.values(torch.zeros((), dtype=torch.float64)))
-        return self.outer.expression.xreplace({X: sympy.Symbol("u", real=True)}) - sympy.Float(at_rest)
+        return self.outer.expression.xreplace({X: _U}) - sympy.Float(at_rest)
+
+    @property
+    def expression(self) -> sympy.Expr:
+        """``ĝ(σ)`` in the symbols σ_1, σ_2, …, the sum written out."""
+        terms = [
+            weight * sympy.Symbol(f"sigma_{i + 1}", real=True)
+            for weight, group in zip(self.weights, self.groups, strict=True)
+            for i in group
+        ]
+        return self.of_sum.xreplace({_U: sympy.Add(*terms)})
 
     @property
     def length(self) -> int:
@@ -58,7 +69,7 @@ class OneSum:
         return length(self.of_sum) - 1 + of_groups + len(self.groups) - 1
 
 
-def shortest_of_all(kan: KAN, data: Split, validation: Split, most: int) -> tuple[int, OneSum]:
+def shortest_of_all(kan: KAN, data: Split, validation: Split, most: float) -> tuple[int, OneSum]:
     """An example and its formula: of all that are short enough, the one of lowest normalised validation error.
 
     To each example every ``Φ`` of :data:`OUTER` is fitted with a weight for each component, beginning at the sum

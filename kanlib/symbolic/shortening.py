@@ -86,7 +86,13 @@ class Priced:
 
 
 def candidates(
-    kan: KAN, masks: Tensor, knobs: Knobs, *, rest: float = _REST, max_length: float = math.inf
+    kan: KAN,
+    masks: Tensor,
+    knobs: Knobs,
+    *,
+    rest: float = _REST,
+    max_length: float = math.inf,
+    progress: bool = True,
 ) -> list[Candidates]:
     """Closed forms for every edge of E KANs, fitted where the fit masks ``[N, m]`` send its inputs.
 
@@ -96,23 +102,26 @@ def candidates(
         knobs: see :class:`kanlib.symbolic.engines.Knobs`.
         rest: what derivatives at σ = 0 count against values; 0: nothing.
         max_length: of the library's families that are tried.
+        progress: whether a bar shows it.
     """
     out = []
     for part in torch.arange(len(kan.bias)).split(_EXAMPLES_AT_ONCE):
         of_part = kan.detached().to(torch.float64).select(part)
-        out += _candidates(of_part, masks.double(), knobs, rest, max_length)
+        out += _candidates(of_part, masks.double(), knobs, rest, max_length, progress)
     return out
 
 
-def replace_edges(kan: KAN, masks: Tensor, knobs: Knobs) -> list[SymbolicKAN]:
+def replace_edges(kan: KAN, masks: Tensor, knobs: Knobs, progress: bool = True) -> list[SymbolicKAN]:
     """Every edge replaced, nothing pruned or refitted: the faithful symbolic KANs of E KANs, with ĝ(0) = 0.
 
     Args:
         kan: E fitted KANs.
         masks: fit masks ``[N, m]``.
         knobs: see :class:`kanlib.symbolic.engines.Knobs`.
+        progress: whether a bar shows it.
     """
-    return [found.faithful(knobs.r2).through_rest() for found in candidates(kan, masks, knobs)]
+    found = candidates(kan, masks, knobs, progress=progress)
+    return [of_example.faithful(knobs.r2).through_rest() for of_example in found]
 
 
 def shorten(
@@ -191,7 +200,9 @@ def knee(front: Sequence[Priced], target: float, budget: float) -> Priced:
     return max(front, key=lambda point: point.pearson)
 
 
-def _candidates(kan: KAN, masks: Tensor, knobs: Knobs, rest: float, max_length: float) -> list[Candidates]:
+def _candidates(
+    kan: KAN, masks: Tensor, knobs: Knobs, rest: float, max_length: float, progress: bool
+) -> list[Candidates]:
     inputs = kan.activations(masks)
     at_rest = kan.activations(torch.zeros_like(masks[:1]))
     variance = inputs[-1][:, 0].var(1, keepdim=True).clamp_min(1e-300)
@@ -200,7 +211,7 @@ def _candidates(kan: KAN, masks: Tensor, knobs: Knobs, rest: float, max_length: 
     for layer, slope in enumerate(_slopes(kan, masks)):
         n, n_out, n_in, _ = kan.coefs[layer].shape
         edges = of_layer(kan, layer, inputs[layer], at_rest[layer], rest)
-        found = engines.fronts(edges, knobs, max_length)
+        found = engines.fronts(edges, knobs, max_length, progress)
         effect = edges.variance.view(n, n_in, n_out) * (slope / variance)[:, None]
         for e in range(n):
             first = e * n_in * n_out

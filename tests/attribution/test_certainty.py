@@ -52,7 +52,7 @@ def test_what_was_planted_is_significant_and_what_was_not_is_not():
     assert table.index.tolist() == [1, 2]
     assert table["coefficients"].tolist() == [8, 12]
     assert table.loc[2, "significant"] == (doubt[:, 4:] <= 0.05).double().mean().item()
-    again = resampled(data, validation, settings, 2, n=2)
+    again = resampled(data, validation, settings.model_copy(update={"restarts": 2, "members": 2}), 2, n=2)
     assert torch.equal(again[0], samples[:2])
     assert torch.equal(again[1], over_masks[:2])
     # Products of two have the same derivatives everywhere.

@@ -211,6 +211,9 @@ def test_alike_examples_become_neighbours():
     torch.testing.assert_close(similarity, torch.corrcoef(profiles[order]))
     assert (similarity[:3, :3] > 0.9).all() or (similarity[2:, 2:] > 0.9).all()
     assert similarity_order(profiles[:1])[0] == [0]
+    order, similarity = similarity_order(profiles[:, :1])
+    assert order == list(range(len(profiles)))
+    assert similarity.isnan().all()
 
 
 def test_derivatives_of_kans_over_masks_are_what_autograd_averages(fitted):

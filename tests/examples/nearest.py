@@ -10,4 +10,6 @@ class Nearest(EachExample):
     def best(self, x, y, unseen, truth):
         """The best on validation."""
         fits = [KNeighborsRegressor(k).fit(x, y) for k in (2, 5, 10, 30)]
-        return min(fits, key=lambda f: np.square(f.predict(unseen) - truth).mean())
+        return min(
+            fits, key=lambda f: np.square(f.predict(unseen) - truth).mean()
+        )

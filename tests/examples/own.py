@@ -9,5 +9,8 @@ def small_net(n_classes):
         nn.Conv2d(16, 16, 3, padding=1),
     ]
     return nn.Sequential(
-        *blocks, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(256, n_classes)
+        *blocks,
+        nn.AdaptiveAvgPool2d(4),
+        nn.Flatten(),
+        nn.Linear(256, n_classes),
     )

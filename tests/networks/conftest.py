@@ -48,7 +48,7 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(MODEL, encoding="utf8")
     _write(tmp_path)
     p = Training.from_setup("small")
-    model, _ = models.load(p)
+    model, _, _ = models.load(p)
     p.save("model", model.state_dict(), accuracy=0.5)
     return tmp_path
 

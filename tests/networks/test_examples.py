@@ -156,13 +156,13 @@ def test_a_label_without_a_logit_is_refused(classified):
         choose_examples(model, beyond, asked())
 
 
-@pytest.mark.parametrize("choose", ["correct", "misclassified", "smallest_margin", "any"])
-def test_one_logit_says_nothing_of_who_is_right(classified, choose):
+def test_one_logit_says_who_is_right_by_its_sign(classified):
     _, data, _ = classified
-    one = Images(None, Labelled(0 * data.test.labels, data.test.read), ("ant",))
-    model = nn.Linear(3, 1)
-    if choose == "any":
-        assert len(choose_examples(model, one, asked(choose=choose, n_examples=3))) == 3
-        return
-    with pytest.raises(BadInputError, match=r"margin compares .* gives 1 an image.* choose to any"):
-        choose_examples(model, one, asked(choose=choose))
+    model = nn.Linear(3, 1, bias=False)
+    nn.init.constant_(model.weight, 1.0)
+    two = Images(None, Labelled(data.test.labels % 2, lambda at: data.test.read(at) - 0.6), ("even", "odd"))
+    positive = two.test.read(torch.arange(200)).sum(1) > 0
+    right = positive == (two.test.labels == 1)
+    found = choose_examples(model, two, asked(n_examples=30))
+    assert right[found].all()
+    assert not right[choose_examples(model, two, asked(choose="misclassified", n_examples=20))].any()

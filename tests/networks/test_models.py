@@ -59,7 +59,7 @@ def test_weights_of_a_users_own_model_come_with_its_transform(own, monkeypatch):
             "digits_resnet18",
             {"architecture": "mine.py:with_transform", "weights": file, "data": "scans", "small_images": False},
         )
-        model, data = models.load(p)
+        model, data, _ = models.load(p)
         x = data.test.read(torch.tensor([4]))
         assert (x.min(), x.shape) == (0, (1, 3, 8, 8))
         torch.testing.assert_close(model(x), x.flatten(1) @ weights["1.weight"].T)
@@ -75,7 +75,9 @@ def folder(tmp_path, splits, rows):
     """A folder of images with these classes in these splits."""
     lines = ["file,class_index,split"]
     for i, (split, label) in enumerate(zip(splits, rows, strict=True)):
-        Image.new("RGB", (8, 8), (20 * i, 5, 9)).save(tmp_path / f"{i}.png")
+        image = Image.new("RGB", (8, 8), (20 * i, 5, 9))
+        image.putpixel((0, 0), (255, 255, 255))
+        image.save(tmp_path / f"{i}.png")
         lines.append(f"{i}.png,{label},{split}")
     (tmp_path / "labels.csv").write_text("\n".join(lines), encoding="utf8")
     return str(tmp_path)
@@ -121,6 +123,84 @@ def test_classes_may_have_gaps_where_weights_are_given(own):
     assert untrained(data, **knobs)[0][1].out_features == 10
 
 
+def own_weights(folder, text, weights, **knobs):
+    """Loads weights into the network that a user's file makes; the data are digits."""
+    (folder / "net.py").write_text(f"import torch\nfrom torch import nn\n\n\n{text}", encoding="utf8")
+    torch.save(weights, folder / "net.pt")
+    asked = {"architecture": "net.py:made", "weights": "net.pt", "small_images": False, "image_size": 8}
+    return models.load(Training.from_setup("digits_resnet18", asked | knobs))
+
+
+PLAIN = "def made(n):\n    return nn.Sequential(nn.Flatten(), nn.Linear(192, n))\n"
+
+
+def test_what_was_adapted_is_said_in_a_line(own):
+    weights = {"1.weight": torch.randn(10, 192), "1.bias": torch.zeros(10)}
+    assert own_weights(own, PLAIN, weights)[2] == []
+    half = {f"module.{key}": value.half() for key, value in weights.items()}
+    model, _, adapted = own_weights(own, PLAIN, {"model": weights, "model_ema": half})
+    assert adapted == [
+        "The weights were adapted: model_ema was taken, not model; module. was taken off every key; numbers of "
+        "torch.float16 became torch.float32."
+    ]
+    assert torch.equal(model[1].weight, half["module.1.weight"].float())
+
+
+def test_a_factory_may_return_half_precision_and_logits_that_are_held_by_something(own):
+    text = (
+        "class Held(nn.Linear):\n    def forward(self, x):\n        return {'logits': super().forward(x)}\n\n\n"
+        "def made(n):\n    return nn.Sequential(nn.Flatten(), Held(192, n)).half()\n"
+    )
+    weights = {"1.weight": torch.randn(10, 192).half(), "1.bias": torch.zeros(10).half()}
+    model, data, adapted = own_weights(own, text, weights)
+    assert adapted == [
+        "The weights were adapted: numbers of torch.float16 became torch.float32.",
+        "The network came in torch.float16 and is computed in torch.float32.",
+        "Of the dict that the network puts out, ['logits'] is taken for the logits, 10 an image.",
+    ]
+    x = data.test.read(torch.arange(3)).flatten(1)
+    torch.testing.assert_close(
+        models.predict(model, data.test, torch.arange(3)), x @ weights["1.weight"].float().T
+    )
+
+
+def test_a_network_of_one_logit_takes_data_of_two_classes(own):
+    data = folder(own, ["train", "train", "test", "test"], [0, 1, 0, 1])
+    weights = {"1.weight": torch.randn(1, 192), "1.bias": torch.zeros(1)}
+    model, read, adapted = own_weights(own, PLAIN, weights, data=data, n_classes=1)
+    z = model(read.test.read(torch.arange(2)))
+    assert torch.equal(models.predict(model, read.test), torch.cat([torch.zeros(2, 1), z], 1))
+    assert adapted == [
+        "The network gives one logit z an image, which is read as the logits 0 and z of two classes."
+    ]
+    three = folder(own, ["train", "train", "test", "test"], [0, 1, 2, 1])
+    with pytest.raises(BadInputError, match=r"has label 2, expected 0 to 1; set n_classes"):
+        own_weights(own, PLAIN, weights, data=three, n_classes=1)
+
+
+@pytest.mark.parametrize(
+    ("end", "size", "sentence"),
+    [
+        ("super().forward(x.flatten(1))", 9, r"fails on images of shape \[2, 3, 9, 9\] .*; set image_size"),
+        ("(x, None)", 8, "puts out tuple for 2 images, expected floating logits"),
+        (
+            "super().forward(x.flatten(1))[:, :9]",
+            8,
+            "has label 9, but the network has logits for 0 to 8; set n_classes",
+        ),
+    ],
+)
+def test_a_network_that_cannot_answer_to_its_data_is_refused_before_it_is_trained(own, end, size, sentence):
+    (own / "net.py").write_text(
+        "from torch import nn\n\n\nclass Net(nn.Linear):\n    def __init__(self, n):\n"
+        f"        super().__init__(192, n)\n\n    def forward(self, x):\n        return {end}\n",
+        encoding="utf8",
+    )
+    knobs = {"architecture": "net.py:Net", "small_images": False, "image_size": size}
+    with pytest.raises(BadInputError, match=sentence):
+        models.load(Training.from_setup("digits_resnet18", knobs))
+
+
 class Odd(nn.Module):
     def __init__(self, function):
         super().__init__()
@@ -133,7 +213,7 @@ class Odd(nn.Module):
 @pytest.mark.parametrize(
     ("function", "sentence"),
     [
-        (lambda x: (x.flatten(1), None), "puts out tuple for 2 images"),
+        (lambda x: (x, None), "puts out tuple for 2 images"),
         (lambda x: x, r"puts out \[2, 3, 4, 4\] of torch\.float32 for 2 images"),
         (lambda x: x.flatten(1)[:1], r"puts out \[1, 48\] of"),
         (lambda x: x.flatten(1) @ torch.ones(3, 3), r"fails on images of shape \[2, 3, 4, 4\] \(RuntimeError"),

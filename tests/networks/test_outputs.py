@@ -1,10 +1,14 @@
+from collections import OrderedDict
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision.models.inception import InceptionOutputs
 
 from kanlib.errors import BadInputError
-from kanlib.networks.outputs import OUTPUT_FUNCTIONS, answered, centred, logits_of, margin
+from kanlib.networks.outputs import OUTPUT_FUNCTIONS, answered, centred, logits_of, margin, reading, values
 
 
 def test_output_functions_are_what_they_say():
@@ -102,9 +106,14 @@ def test_images_stay_as_they_are_where_a_network_works_on_them():
 @pytest.mark.parametrize(
     ("found", "what"),
     [
-        ((torch.zeros(4, 3), None), "tuple"),
-        ({"logits": torch.zeros(4, 3)}, "dict"),
+        ((torch.zeros(3, 5), None), "tuple"),
+        ({"logits": torch.zeros(4, 3, 8, 8), "other": torch.zeros(4, 3)}, "dict"),
+        ([], "list"),
         (None, "NoneType"),
+        (range(2), "range"),
+        (torch.zeros(4, 0), r"\[4, 0\] of torch\.float32"),
+        # Rows that no gate reached are one for all masks, and stand before those that one did.
+        ((torch.zeros(1, 3), torch.zeros(4, 3)), r"\[1, 3\] of torch\.float32 at \[0\]"),
         (torch.zeros(4, 3, 8, 8), r"\[4, 3, 8, 8\] of torch\.float32"),
         (torch.zeros(3), r"\[3\] of torch\.float32"),
         (torch.zeros(()), r"\[\] of torch\.float32"),
@@ -121,19 +130,103 @@ def test_what_is_no_logits_is_refused(found, what):
 
 def test_logits_come_through_as_they_are():
     found = torch.zeros(4, 3, dtype=torch.bfloat16)
-    assert logits_of(found, 4, torch.tensor([0, 2, 1, 0]), list(OUTPUT_FUNCTIONS)) is found
+    assert logits_of(found, 4, torch.tensor([0, 2, 1, 0])) is found
+    assert reading(found, 4) == []
 
 
-@pytest.mark.parametrize("name", [name for name in OUTPUT_FUNCTIONS if name != "logit"])
-def test_one_logit_is_compared_with_nothing(name):
-    with pytest.raises(BadInputError, match=rf"{name} compares .* gives 1 an image.*output_function to logit"):
-        logits_of(torch.zeros(4, 1), 4, torch.zeros(4).long(), ["logit", name])
-    assert logits_of(torch.zeros(4, 1), 4, torch.zeros(4).long(), ["logit"]).shape == (4, 1)
+LOGITS = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+MAP, FEATURES = torch.zeros(4, 3, 8, 8), torch.ones(4, 7)
 
 
-@pytest.mark.parametrize(("label", "classes"), [(3, 3), (-1, 3), (0, 0)])
+class Bag:
+    def __init__(self, **held):
+        self.__dict__.update(held)
+
+
+@dataclass(slots=True)
+class Output:
+    hidden: torch.Tensor
+    logits: torch.Tensor
+
+
+@pytest.mark.parametrize(
+    ("found", "place"),
+    [
+        ((LOGITS, None), "[0]"),
+        ([MAP, LOGITS, FEATURES], "[1]"),
+        ((torch.tensor(0.5), LOGITS), "[1]"),
+        ((torch.ones(4), LOGITS), "[1]"),
+        ((torch.ones(4, 2).long(), LOGITS), "[1]"),
+        ({"loss": None, "features": FEATURES, "logits": LOGITS}, "['logits']"),
+        (OrderedDict(aux=MAP, out=LOGITS), "['out']"),
+        (InceptionOutputs(LOGITS, FEATURES), ".logits"),
+        (Output(FEATURES, LOGITS), ".logits"),
+        (Bag(hidden=FEATURES, logits=LOGITS), ".logits"),
+        (Bag(scores=LOGITS, hidden=FEATURES), ".scores"),
+    ],
+)
+def test_logits_are_found_in_what_holds_them_and_it_is_said_where(found, place):
+    assert logits_of(found, 4) is LOGITS
+    name = type(found).__name__
+    assert reading(found, 4) == [
+        f"Of the {name} that the network puts out, {place} is taken for the logits, 3 an image."
+    ]
+
+
+def test_one_logit_tells_two_classes_apart_by_its_sign():
+    z, labels = torch.tensor([-2.0, 0.5, 3.0, -0.1]), torch.tensor([0, 1, 0, 1])
+    sign = torch.tensor([-1.0, 1, -1, 1])
+    loss = nn.functional.binary_cross_entropy_with_logits(z, labels.float(), reduction="none")
+    true = {
+        "margin": sign * z,
+        "logit": z * labels,
+        "prob": (sign * z).sigmoid(),
+        "log_prob": -loss,
+        "loss": loss,
+    }
+    for found in (z, z[:, None], (z, None), {"logits": z[:, None], "hidden": FEATURES}):
+        for name, value in zip(true, values(found, labels, list(true)), strict=True):
+            torch.testing.assert_close(value, true[name])
+        assert "one logit z an image, which is read as the logits 0 and z" in reading(found, 4)[-1]
+    with pytest.raises(BadInputError, match="has label 2, but the network has logits for 0 to 1"):
+        logits_of(z, 4, torch.tensor([0, 1, 2, 0]))
+
+
+def test_an_output_function_of_the_users_own_is_given_all_that_the_network_puts_out():
+    labels = torch.tensor([0, 2, 1, 0])
+    found = {"logits": LOGITS, "map": MAP + LOGITS[:, :, None, None]}
+
+    def at_the_centre(output, labels):
+        return output["map"][torch.arange(len(labels)), labels, 4, 4]
+
+    own, logit = values(found, labels, [at_the_centre, "logit"])
+    assert torch.equal(own, logit)
+    assert torch.equal(values({"map": found["map"]}, labels, [at_the_centre])[0], own)
+
+
+@pytest.mark.parametrize(
+    ("function", "sentence"),
+    [
+        (
+            lambda output, labels: output.no,
+            r"fails on what the network puts out \(.*expected a number for each of 4",
+        ),
+        (lambda output: output, r"fails on what the network puts out \(TypeError"),
+        (lambda output, labels: exit(), r"fails on what the network puts out \(SystemExit"),
+        (lambda output, labels: output, r"gives \[4, 3\] of torch\.float32 for 4 images, expected .* \[4\]"),
+        (lambda output, labels: output.sum(), r"gives \[\] of torch\.float32 for 4 images"),
+        (lambda output, labels: output.argmax(1), r"gives \[4\] of torch\.int64 for 4 images"),
+        (lambda output, labels: 3.0, "gives float for 4 images"),
+    ],
+)
+def test_an_output_function_that_gives_no_numbers_is_refused(function, sentence):
+    with pytest.raises(BadInputError, match=sentence):
+        values(LOGITS, torch.zeros(4).long(), [function])
+
+
+@pytest.mark.parametrize(("label", "classes"), [(3, 3), (-1, 3)])
 def test_a_label_without_a_logit_is_refused(label, classes):
     with pytest.raises(
         BadInputError, match=rf"has label {label}, but the network has logits for 0 to {classes - 1}"
     ):
-        logits_of(torch.zeros(2, classes), 2, torch.tensor([0, label]), ["logit"])
+        logits_of(torch.zeros(2, classes), 2, torch.tensor([0, label]))

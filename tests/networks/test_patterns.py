@@ -106,3 +106,63 @@ def test_a_strangers_name_stays_on_one_line():
     assert plain("layer1.0") == "layer1.0"
     assert plain("a\nb") == r"a\nb"
     assert len(plain("a" * 5000)) <= 101
+
+
+FILTERS = [f"layer1.0.conv2[{i}]" for i in range(64)]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "found"),
+    [
+        (["layer*.*", "!layer1.0"], BLOCKS[1:]),
+        (["!layer1.0", "layer*.*"], BLOCKS[1:]),
+        (["layer*.*", "!layer2", "!layer4.*"], ["layer1.0", "layer1.1", "layer3.0", "layer3.1"]),
+        (["layer*.*", "!*.1", "!layer1"], ["layer2.0", "layer3.0", "layer4.0"]),
+        (["layer1.0.conv2[*]", "!layer1.0.conv2[3]"], [*FILTERS[:3], *FILTERS[4:]]),
+        (["layer1.*.conv2[*]", "!layer1.1.conv2"], FILTERS),
+        (["layer1.*.conv2[*]", "!layer1.1"], FILTERS),
+        (["fc.weight[*]", "!fc.weight[0]"], [f"fc.weight[{i}]" for i in range(1, 10)]),
+    ],
+)
+def test_what_is_left_out_is_not_found(resnet, patterns, found):
+    assert find(resnet, patterns) == found
+
+
+@pytest.mark.parametrize(
+    ("patterns", "sentence"),
+    [
+        (["layer*.*", "!layer5.0"], r"pattern layer5\.0 matches no module"),
+        (
+            ["layer*.*", "!layer1.0.conv1"],
+            r"pattern !layer1\.0\.conv1 leaves out nothing that other patterns find",
+        ),
+        (["layer1.0.conv2", "!layer1.0.conv2[3]"], "leaves out nothing"),
+        (["group:layer*.*", "!layer1.0"], r"leaves out nothing .*as in group:layer\*\.\* !layer1\.0"),
+        (["!layer1.0"], "leaves out nothing"),
+        (["layer1.*", "!layer1"], r"patterns layer1\.\* !layer1 leave no component"),
+    ],
+)
+def test_what_leaves_out_nothing_or_all_is_refused(resnet, patterns, sentence):
+    with pytest.raises(BadInputError, match=sentence):
+        find(resnet, patterns)
+
+
+def test_a_group_is_one_component_at_the_place_of_its_first_member(resnet):
+    group = "group:layer4.1.conv2[*] layer2.0 !layer4.1.conv2[0]"
+    assert find(resnet, [group, "layer3.0", "fc", group, "layer1.0"]) == ["layer1.0", group, "layer3.0", "fc"]
+
+
+@pytest.mark.parametrize("group", ["group:", "group: ", "group:group:fc", "group:fc group:layer1"])
+def test_what_is_no_group_is_refused(resnet, group):
+    with pytest.raises(BadInputError, match="makes no group, expected group: and patterns"):
+        find(resnet, [group])
+
+
+def test_rows_are_found_beside_features(resnet):
+    found = find(resnet, ["fc.weight[3]", "fc[*]", "layer1.0.conv1.weight[7]"])
+    assert found == ["layer1.0.conv1.weight[7]", *[f"fc[{i}]" for i in range(10)], "fc.weight[3]"]
+
+
+def test_a_row_beyond_the_last_is_refused(resnet):
+    with pytest.raises(BadInputError, match=r"fc\.weight\[10\] does not exist, expected 0 to 9"):
+        find(resnet, ["fc.weight[10]"])

@@ -367,6 +367,24 @@ def test_a_sound_network_is_accepted_and_left_as_it_is(resnet, probe, site, prec
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in resnet.modules())
 
 
+class Beside(nn.Module):
+    """Lays what its layer makes beside what it was given, which has one row while an image is shared."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x):
+        return torch.cat([x, self.layer(x)], 1)
+
+
+def test_it_is_said_where_each_mask_is_given_an_image_of_its_own(images):
+    end = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)]
+    probe = Probe(nn.Sequential(Beside(), *end).eval(), ["0.layer"], images, 0 * LABELS[: len(images)], "output")
+    (said,) = probe.check()
+    assert said.startswith("Each mask is given an image of its own")
+
+
 @both_sites
 def test_a_mask_answers_to_the_bit_whatever_its_batch(resnet, probe, monkeypatch, site):
     monkeypatch.setattr("kanlib.networks.probe.tolerance", lambda logits: 0.0)
@@ -380,18 +398,92 @@ def test_checking_leaves_the_global_rng(probe, same_global_rng):
     probe.check()
 
 
-@pytest.mark.parametrize("name", [name for name in OUTPUT_FUNCTIONS if name != "logit"])
-def test_a_network_of_one_logit_has_nothing_but_its_logit(sigma, name):
-    probe = replace(with_layer(nn.Identity(), n_classes=1), output_function=name)
-    sentence = rf"{name} compares .* gives 1 an image"
-    for ask in (probe.check, lambda: probe.responses(sigma[:, :2]), lambda: probe.gradients(sigma[:, :2])):
-        with pytest.raises(BadInputError, match=sentence):
-            ask()
-    with pytest.raises(BadInputError, match=sentence):
-        probe.local_derivatives()
-    asked = replace(probe, output_function="logit")
-    asked.check()
-    assert (asked.responses(sigma[:, :2])[0] != 0).any()
+def with_end(end, **changes):
+    """Asks of that network, of whose logits ``end`` makes what is put out."""
+    probe = with_layer(nn.Identity(), **changes)
+    return replace(probe, model=nn.Sequential(*probe.model, Function(end)))
+
+
+def told(probe, sigma):
+    """All that a network is asked."""
+    return (*probe.responses(sigma), probe.gradients(sigma), probe.local_derivatives())
+
+
+@pytest.mark.parametrize(
+    ("end", "place"),
+    [
+        (lambda y: (None, y), "tuple that the network puts out, [1]"),
+        (
+            lambda y: {"hidden": y @ torch.ones(3, 9).to(y), "logits": y},
+            "dict that the network puts out, ['logits']",
+        ),
+    ],
+)
+def test_logits_in_a_tuple_or_a_dict_are_answered_for_as_if_they_were_bare(sigma, end, place):
+    bare, held, sigma = with_layer(nn.Identity()), with_end(end), sigma[:, :2]
+    for of_bare, of_held in zip(told(bare, sigma), told(held, sigma), strict=True):
+        assert torch.equal(of_bare, of_held)
+    assert bare.check() == ()
+    assert held.check() == (f"Of the {place} is taken for the logits, 3 an image.",)
+
+
+@pytest.mark.parametrize("name", list(OUTPUT_FUNCTIONS))
+def test_one_logit_answers_as_the_second_of_two(sigma, name):
+    one = replace(with_layer(nn.Identity(), n_classes=1), output_function=name, labels=torch.tensor([1, 1]))
+    both = Function(lambda y: torch.cat([torch.zeros_like(y), y], 1))
+    two = replace(one, model=nn.Sequential(*one.model, both))
+    for of_one, of_two in zip(told(one, sigma[:, :2]), told(two, sigma[:, :2]), strict=True):
+        assert torch.equal(of_one, of_two)
+    assert one.check() == (
+        "The network gives one logit z an image, which is read as the logits 0 and z of two classes.",
+    )
+
+
+def test_a_dense_output_answers_through_a_function_of_the_users_own(sigma):
+    sigma, margin = sigma[:, :2], with_layer(nn.Identity())
+
+    def mean_margin(output, labels):
+        assert labels.shape == (len(output["map"]),)
+        return OUTPUT_FUNCTIONS["margin"](output["map"].mean((2, 3)), labels)
+
+    dense = with_end(lambda y: {"map": y[:, :, None, None].expand(-1, -1, 2, 2)})
+    own = replace(dense, output_function=mean_margin)
+    for of_own, of_margin in zip(told(own, sigma), told(margin, sigma), strict=True):
+        torch.testing.assert_close(of_own, of_margin)
+    assert own.check() == ()
+    assert own.gate_error() == 0
+    with pytest.raises(BadInputError, match="puts out dict for 5 images"):
+        dense.check()
+
+
+def test_an_output_function_that_no_component_reaches_is_refused(sigma):
+    probe = with_end(lambda y: {"logits": y, "seen": y.new_ones(1)})
+    asked = replace(probe, output_function=lambda output, labels: output["seen"])
+    with pytest.raises(BadInputError, match=r"gives \[1\] .* for 5 images, .*these do not reach what it reads"):
+        asked.check()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_network_of_half_precision_is_computed_in_fp32(sigma, dtype):
+    made = with_layer(nn.Identity())
+    half, x = copy.deepcopy(made.model).to(dtype), made.x.to(dtype)
+    probe = replace(made, model=half, x=x)
+    exact = replace(made, model=copy.deepcopy(half).float(), x=x.float())
+    for found, true in zip(
+        told(probe.of(slice(1)), sigma[:, :2]), told(exact.of(slice(1)), sigma[:, :2]), strict=True
+    ):
+        assert torch.equal(found, true)
+    assert {value.dtype for value in half.parameters()} == {dtype}
+    assert probe.of(slice(1)).check() == (f"The network came in {dtype} and is computed in torch.float32.",)
+
+
+def test_a_network_of_half_precision_that_cannot_be_copied_is_refused():
+    probe = with_layer(nn.Identity())
+    probe.model.lock = threading.Lock()
+    with pytest.raises(
+        BadInputError, match=r"cannot be copied to torch\.float32, in which it is computed \(TypeError"
+    ):
+        replace(probe, model=probe.model.half())
 
 
 def test_labels_beyond_the_logits_are_refused(sigma):
@@ -403,16 +495,15 @@ def test_labels_beyond_the_logits_are_refused(sigma):
 @pytest.mark.parametrize(
     ("end", "what"),
     [
-        (lambda y: (y, y), "tuple"),
-        (lambda y: {"logits": y}, "dict"),
+        (lambda y: (y[:, :, None], y.argmax(1)), "tuple"),
+        (lambda y: {"logits": y[:, None], "hidden": y}, "dict"),
         (lambda y: y[:, :, None, None], r"\[5, 3, 1, 1\]"),
         (lambda y: y[:2], r"\[2, 3\]"),
         (lambda y: y.argmax(1), r"\[5\] of torch\.int64"),
     ],
 )
 def test_a_network_that_gives_no_logits_is_refused(sigma, end, what):
-    probe = with_layer(nn.Identity())
-    probe = replace(probe, model=nn.Sequential(*probe.model, Function(end)))
+    probe = with_end(end)
     for ask in (probe.check, probe.gate_error, lambda: probe.responses(sigma[:, :2])):
         with pytest.raises(BadInputError, match=f"puts out {what}.* let the factory return"):
             ask()
@@ -420,8 +511,7 @@ def test_a_network_that_gives_no_logits_is_refused(sigma, end, what):
 
 @pytest.mark.parametrize("ask", ["gradients", "local_derivatives"])
 def test_a_network_that_cuts_its_gradient_has_no_derivatives(sigma, ask):
-    probe = with_layer(nn.Identity())
-    probe = replace(probe, model=nn.Sequential(*probe.model, Function(torch.Tensor.detach)))
+    probe = with_end(torch.Tensor.detach)
     with pytest.raises(BadInputError, match=r"cuts the gradient between its components and its logits"):
         probe.gradients(sigma[:, :2]) if ask == "gradients" else probe.local_derivatives()
 
@@ -436,7 +526,7 @@ def test_gradients_of_a_network_that_works_in_place_are_refused():
 def test_a_network_that_cannot_be_copied_has_no_exact_derivatives():
     probe = with_layer(nn.Identity())
     probe.model.lock = threading.Lock()
-    with pytest.raises(BadInputError, match=r"cannot be copied to float64 \(TypeError: cannot pickle"):
+    with pytest.raises(BadInputError, match=r"cannot be copied to float64, .* \(TypeError: cannot pickle"):
         probe.local_derivatives()
 
 

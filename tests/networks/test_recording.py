@@ -3,7 +3,7 @@ import torch
 
 from kanlib import store
 from kanlib.errors import BadInputError
-from kanlib.masks import every_removal, gaussian
+from kanlib.masks import every_removal, gaussian, pair_grid
 from kanlib.networks import answers, recording
 from kanlib.networks.probe import Probe
 from kanlib.setups import Training
@@ -35,6 +35,14 @@ def test_a_recording_may_hold_all_sets_and_fits_of_other_scales(recorded, rewrit
         sets.get(tuple(sigma), response) == pytest.approx(response, abs=1e-5)
         for sigma, response in zip(*listed(after, "removal"), strict=True)
     )
+
+
+def test_a_recording_may_hold_a_grid_over_two_components(recorded, rewrite):
+    rewrite(recording={"grid": ["3", "1"]})
+    after = store.load(recording.record("small"), kind="responses")
+    assert torch.equal(after["masks/grid"], pair_grid(["1", "2", "3"], ["3", "1"]))
+    assert after["development.0/branch/grid"].shape == (3, 289)
+    assert all(torch.equal(after[key], value) for key, value in recorded.content.items())
 
 
 def listed(found, split):

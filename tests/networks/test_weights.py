@@ -97,7 +97,7 @@ def test_weights_that_would_run_code_are_refused(own):
 def test_a_file_in_the_data_folder_goes_before_the_cache(own, monkeypatch):
     monkeypatch.setenv("KANLIB_DATA", str(own))
     save_file({"a": torch.ones(2)}, own / "resnet18.safetensors")
-    assert published("torchvision/resnet18", "DEFAULT")["a"].tolist() == [1, 1]
+    assert published("torchvision/resnet18", "DEFAULT")[0]["a"].tolist() == [1, 1]
 
 
 def zipped(path, **members):
@@ -234,12 +234,12 @@ def test_what_torch_warns_of_does_not_matter(own, monkeypatch):
 
     (own / "old.pt").write_bytes(b"old")
     monkeypatch.setattr(torch, "load", warning)
-    assert published("mine.py:plain", "old.pt")["a"].tolist() == [1, 1]
+    assert published("mine.py:plain", "old.pt")[0]["a"].tolist() == [1, 1]
 
 
 def test_a_parameter_called_model_is_no_state_dict(own):
     torch.save({"model": torch.ones(2)}, own / "odd.pt")
-    assert published("mine.py:plain", "odd.pt")["model"].tolist() == [1, 1]
+    assert published("mine.py:plain", "odd.pt")[0]["model"].tolist() == [1, 1]
 
 
 def test_what_lies_in_the_cache_of_torchvision_is_not_unpickled_beyond_tensors(own, monkeypatch):
@@ -252,7 +252,7 @@ def test_what_lies_in_the_cache_of_torchvision_is_not_unpickled_beyond_tensors(o
     (own / "checkpoints").mkdir()
     cached = own / "checkpoints" / Path(ResNet18_Weights.DEFAULT.url).name
     torch.save({"a": torch.ones(2)}, cached)
-    assert published("torchvision/resnet18", "DEFAULT")["a"].tolist() == [1, 1]
+    assert published("torchvision/resnet18", "DEFAULT")[0]["a"].tolist() == [1, 1]
     torch.save({"a": Harm()}, cached)
     with pytest.raises(BadInputError, match=r"cannot be read .*expected tensors only"):
         published("torchvision/resnet18", "DEFAULT")
@@ -298,6 +298,18 @@ def test_weights_that_are_all_zero_are_refused():
         with_weights(small(), weights)
     weights["0.weight"][0, 0, 0, 0] = 1e-9
     with_weights(small(), weights)
+
+
+def test_a_tensor_under_two_keys_has_one_value():
+    def twice():
+        layer = nn.Linear(3, 3)
+        return nn.Sequential(layer, nn.ReLU(), layer)
+
+    weights = twice().state_dict()
+    assert torch.equal(with_weights(twice(), weights)[2].weight, weights["0.weight"])
+    weights["2.weight"] = weights["2.weight"] + 1
+    with pytest.raises(BadInputError, match=r"differ at 0\.weight and 2\.weight, which are one tensor"):
+        with_weights(twice(), weights)
 
 
 def test_a_strangers_key_is_not_said_in_full():

@@ -45,6 +45,8 @@ def test_it_is_what_it_writes_and_zero_at_rest():
     values = [float(written(FORMULA, 4)(row)) for row in masks.double().tolist()]
     torch.testing.assert_close(FORMULA(masks), torch.tensor(values, dtype=torch.float64), rtol=1e-12, atol=1e-12)
     assert float(FORMULA(torch.zeros(1, 4))) == 0
+    spelled = sympy.lambdify([sympy.symbols("sigma_1:4", real=True)], FORMULA.expression)
+    assert [float(spelled(row[:3])) for row in masks.double().tolist()] == pytest.approx(values)
 
 
 def test_its_length_is_that_of_what_is_read():
