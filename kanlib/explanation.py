@@ -132,9 +132,8 @@ class Explanation:
                 "max_order."
             )
         columns = {"at_rest": self.at_rest, "averaged": self.averaged}
-        if self.samples and chosen[-1] < self.samples[0].shape[2]:
-            values = [of_kind[:, : self.samples[0].shape[2]] for of_kind in columns.values()]
-            (of_rest, _), (of_average, p) = map(significance, values, self.samples)
+        if (known := self._known()) and chosen[-1] < known[0][0].shape[1]:
+            (of_rest, _), (of_average, p) = known
             columns |= {"at_rest_error": of_rest, "averaged_error": of_average, "p": p}
         names = [[self.components[j] for j in self.index[i]] for i in chosen]
         rows = [(e + 1, *of_set) for e in range(len(self)) for of_set in names]
@@ -233,13 +232,13 @@ class Explanation:
                 f"{error.name} is not installed, which plot needs; run pip install 'kanlib[book]'."
             ) from error
         largest = averaged.abs().argsort(descending=True)[:_SHOWN].tolist()
-        n = self.samples[1].shape[2] if self.samples else 0
-        errors = significance(self.averaged[:, :n], self.samples[1])[0][0] if self.samples else torch.empty(0)
+        known = self._known()
+        errors = {_AVERAGED: dict(zip(self.index, known[1][0][0].tolist(), strict=False))} if known else None
         return bars(
             {_AVERAGED: {self.index[i]: float(averaged[i]) for i in largest}},
             self.components,
             title="L",
-            errors={_AVERAGED: {self.index[i]: float(errors[i]) for i in largest if i < n}} if n else None,
+            errors=errors,
             describe="The largest averaged coefficients of components and sets of components.",
         )
 
@@ -251,6 +250,11 @@ class Explanation:
         parts = [f"<p>{escape(sentence)}</p>" for sentence in self.probe.adapted]
         parts += [table.to_html(float_format="{:.3g}".format) for table in tables]
         return "".join([*parts, html(self.latex)] if len(self) == 1 else parts)
+
+    def _known(self) -> list[tuple[Tensor, Tensor]]:
+        """Standard errors and p ``[E, n_S']`` of the first subsets, at rest and averaged; none without samples."""
+        kinds = zip((self.at_rest, self.averaged), self.samples or (), strict=False)
+        return [significance(values[:, : drawn.shape[2]], drawn) for values, drawn in kinds]
 
     def _predicted(self, masks: Tensor) -> dict[str, Tensor]:
         """Responses ``[E, N]`` (fp64) to masks ``[N, m]``, by surrogate."""

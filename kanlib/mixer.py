@@ -6,14 +6,14 @@ from typing import Any
 import ipywidgets as widgets
 import torch
 from IPython.display import HTML
-from sklearn.linear_model import LinearRegression
 from torch import Tensor
 
+from kanlib.attribution.surrogates import Linear
 from kanlib.charts import data_url, script_json
 from kanlib.errors import BadInputError, shown
 from kanlib.masks import Split
 from kanlib.networks.answers import Answers
-from kanlib.setups import Perturbation
+from kanlib.setups import Perturbation, Surrogate
 from kanlib.store import Artifact
 from kanlib.symbolic.notation import vega
 from kanlib.symbolic.symbolic_kan import SymbolicKAN
@@ -117,7 +117,7 @@ def _content(symbolic: Sequence[SymbolicKAN], recorded: Artifact, network: Answe
         raise BadInputError(
             "the responses are not those of the network that is there now; run 01_perturbation again."
         )
-    linear = LinearRegression(fit_intercept=False).fit(fit.masks.numpy(), fit.responses.T.numpy())
+    linear = Linear(Surrogate()).fit(fit, test).model.coef_
     clean = recorded.tensor("clean", (n,)).tolist()
     return {
         "components": recorded.record["names"],
@@ -128,7 +128,7 @@ def _content(symbolic: Sequence[SymbolicKAN], recorded: Artifact, network: Answe
                 "image": None if network.images is None else data_url(network.images[e]),
                 "clean": clean[e],
                 "layers": [[vega(output) for output in layer] for layer in one.hidden],
-                "weights": linear.coef_[e].tolist(),
+                "weights": linear[e].tolist(),
             }
             for e, (one, label) in enumerate(zip(symbolic, recorded.record["label_names"], strict=True))
         ],
