@@ -303,6 +303,9 @@ def measured(architecture: Architecture) -> dict[str, str]:
     model.float()
     if wrongly := [name for name in without if passes_on(model, x, name, architecture.ends)]:
         found["branch"] = f"WRONG: {', '.join(wrongly)} left out", False
+    refusals = {
+        site: text.removeprefix("refused: ") for site, (text, _) in found.items() if text.startswith("refused: ")
+    }
     shared = [site for site, (_, shares) in found.items() if shares]
     return {
         "architecture": architecture.name,
@@ -310,7 +313,8 @@ def measured(architecture: Architecture) -> dict[str, str]:
         "components": architecture.pattern,
         "m": f"{len(names)} of {len(names) + len(without)}" if without else str(len(names)),
         "branches end with": architecture.ends or "",
-        **{site: text for site, (text, _) in found.items()},
+        **{site: "refused" if site in refusals else text for site, (text, _) in found.items()},
+        "refusal": " ".join(refusals.values()),
         "one image for all masks": " and ".join(shared) or "no",
     }
 
@@ -319,7 +323,7 @@ def distances(row: Mapping[str, str]) -> list[float]:
     """At both sites, 0 where a refusal is right, and infinite where something is wrong."""
     cells = (row[site].partition(": ") for site in get_args(Site))
     words = {"refused": 0.0, "WRONG": float("inf")}
-    return [words[first] if colon else float(first) for first, colon, _ in cells]
+    return [words[first] if first in words else float(first) for first, _, _ in cells]
 
 
 def results(rows: Sequence[Mapping[str, str]]) -> list[claims.Claim]:

@@ -112,6 +112,30 @@ def test_standings_list_the_rows_of_their_patterns_wins_first(build):
     assert re.findall(r"ahead|level|b\.x|a\.lead", front) == ["ahead", "b.x", "level", "a.lead"]
 
 
+def test_leads_are_a_table_by_setup_and_number_of_masks(build, tmp_path):
+    leads = [
+        claim("s.branch.lead.1000", value=0.2, low=0.1, high=0.3),
+        claim("s.branch.lead.2000.single", value=-0.2, low=-0.3, high=-0.1),
+        claim("s.output.lead.2000", value=0.0, low=-0.1, high=0.1),
+        claim("s.output.other.4000"),
+    ]
+    claims.record(leads, tmp_path / "l.json")
+    html, said = build(".. leads:: lead")
+    assert said == ""
+    (table,) = re.findall(r"<table.*?</table>", (html / "index.html").read_text(encoding="utf8"), re.DOTALL)
+    rows = [re.sub(r"\s+", " ", text(row)).strip() for row in re.findall(r"<tr.*?</tr>", table, re.DOTALL)]
+    assert rows[0] == "setup gate site members 1,000 masks 2,000 masks"
+    assert rows[1:] == [
+        "s branch all 0.20 [0.10, 0.30]",
+        "s branch one −0.20 [−0.30, −0.10]",
+        "s output all 0.00 [−0.10, 0.10]",
+    ]
+    assert [re.sub("<[^>]*>", "", bold) for bold in re.findall("<strong>.*?</strong>", table)] == [
+        "0.20 [0.10, 0.30]"
+    ]
+    assert [re.sub("<[^>]*>", "", one) for one in re.findall("<em>.*?</em>", table)] == ["−0.20 [−0.30, −0.10]"]
+
+
 @pytest.mark.parametrize("front", [":claim:`b.z`", ":verdict:`b.z`", ".. standings:: b.z"])
 def test_a_row_that_is_not_there_ends_in_one_sentence(build, front):
     _, said = build(front)

@@ -1,11 +1,12 @@
 """What the scripts of ``benchmarks/`` left in ``data/``, and what ran for the book: in words, tables and charts.
 
 The roles ``{claim}`` and ``{verdict}`` quote a row of the ledger of claims within a sentence, by its id. The
-directives are ``{claims}``, ``{standings}``, ``{rows}``, ``{sweep}``, ``{panels}`` and ``{status}``.
+directives are ``{claims}``, ``{standings}``, ``{leads}``, ``{rows}``, ``{sweep}``, ``{panels}`` and ``{status}``.
 """
 
 import json
 import math
+import re
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import ClassVar
@@ -169,18 +170,55 @@ class Standings(Directive):
         return [_table({"KAN is": 10, "by": 20, "difference": 70}, table, "claims")]
 
 
-class Rows(Directive):
-    """The rows of a JSON file as a table; fractions with three digits after the point."""
+class Leads(Directive):
+    """The rows ``<setup>.<gate site>.<lead>.<masks>``, and ``….single`` of one member, by number of masks."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
+        """Return the table: bold where the KAN is ahead, in italics where it is behind."""
+        env = self.state.document.settings.env
+        env.note_dependency(str(LEDGER))
+        lead = self.arguments[0]
+        name = re.compile(rf"(\w+)\.(\w+)\.{re.escape(lead)}\.(\d+)(\.single)?")
+        found: dict[tuple[str, str, str], dict[int, Claim]] = {}
+        for claim in rows_of().values():
+            if parts := name.fullmatch(claim.id):
+                place = parts[1], parts[2], "one" if parts[4] else "all"
+                found.setdefault(place, {})[int(parts[3])] = claim
+        if not found:
+            raise self.error(str(unknown_row(lead, rows_of())))
+        masks = sorted({n for row in found.values() for n in row})
+        table = [
+            _row([*map(nodes.Text, place), *(self._cell(row.get(n), env.docname) for n in masks)])
+            for place, row in sorted(found.items())
+        ]
+        widths = {"setup": 18, "gate site": 8, "members": 8} | {f"{n:,} masks": 16 for n in masks}
+        return [_table(widths, table, "claims")]
+
+    def _cell(self, claim: Claim | None, page: str) -> nodes.Node:
+        if claim is None:
+            return nodes.Text("")
+        drawn = {"ahead": nodes.strong, "level": nodes.inline, "behind": nodes.emphasis}[standing(claim)]
+        return drawn("", "", _link(claim, nodes.inline(text=figure(claim)), page))
+
+
+class Rows(Directive):
+    """The rows of a JSON file as a table, or some ``columns``; fractions with three digits after the point."""
+
+    required_arguments = 1
+    option_spec: ClassVar = {"columns": directives.unchanged_required}
+
+    def run(self) -> list[nodes.Node]:
         """Return the table."""
         rows = _read(self, self.arguments[0])
+        if "columns" in self.options:
+            names = [name.strip() for name in self.options["columns"].split(",")]
+            rows = [{name: row[name] for name in names} for row in rows]
         texts = [[f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
         columns = zip(rows[0], *texts, strict=True)
         widths = {name: min(40, max(map(len, [name, *column]))) for name, *column in columns}
-        return [_table(widths, [[nodes.Text(text) for text in row] for row in texts], "rows")]
+        return [_table(widths, [[_cell(text) for text in row] for row in texts], "rows")]
 
 
 class Sweep(Directive):
@@ -260,6 +298,12 @@ def _read(directive: Directive, name: str) -> list[dict]:
     return json.loads((DATA / name).read_text(encoding="utf8"))
 
 
+def _cell(text: str) -> nodes.Node:
+    """Words, which may break where a column is narrow, or a number, which may not."""
+    number = re.fullmatch(r"[-−+\d.,e]+", text) is not None
+    return nodes.inline(text=text, classes=["number"]) if number else nodes.Text(text)
+
+
 def _table(widths: dict[str, int], rows: list[list], kind: str) -> nodes.table:
     group = nodes.tgroup(cols=len(widths))
     group += [nodes.colspec(colwidth=width) for width in widths.values()]
@@ -278,6 +322,7 @@ def setup(app):
     app.add_role("verdict", Verdict())
     app.add_directive("claims", Claims)
     app.add_directive("standings", Standings)
+    app.add_directive("leads", Leads)
     app.add_directive("rows", Rows)
     app.add_directive("sweep", Sweep)
     app.add_directive("panels", Panels)
