@@ -58,12 +58,16 @@ def classifier(
 def single(model: nn.Module) -> tuple[nn.Module, list[str]]:
     """A network of half precision in fp32, as a copy, and a sentence that says so; any other as it is.
 
+    One that was made in torch's inference mode, whose tensors leave no graph, is copied as well; nothing of it
+    changes, so nothing is said.
+
     Raises:
         BadInputError: it cannot be copied.
     """
     halves = sorted({str(value.dtype) for value in model.parameters() if value.dtype in _HALF})
     if not halves:
-        return model, []
+        made_apart = any(value.is_inference() for value in (*model.parameters(), *model.buffers()))
+        return copied(model, "tensors that gradients can pass") if made_apart else model, []
     said = f"The network came in {' and '.join(halves)} and is computed in torch.float32."
     return copied(model, "torch.float32, in which it is computed").float(), [said]
 

@@ -31,7 +31,7 @@ class Probe:
 
     Attributes:
         model: in evaluation mode, its parameters not asking for gradients; one of half precision is copied to
-            fp32, and so is ``x``.
+            fp32, and so is ``x``; one that was made in inference mode is copied.
         components: names of the m modules to gate, see :func:`kanlib.networks.components.find`.
         x: examples ``[E, ...]``, on the model's device and in its precision.
         labels: ``[E]``, on that device.
@@ -55,10 +55,11 @@ class Probe:
 
     def __post_init__(self) -> None:
         model, said = single(self.model)
+        # The fields of a frozen class are set once more, here, where it is made.
+        for name, value in {"model": model, "adapted": (*self.adapted, *said)}.items():
+            object.__setattr__(self, name, value)
         if said:
-            # The fields of a frozen class are set once more, here, where it is made.
-            for name, value in {"model": model, "x": self.x.float(), "adapted": (*self.adapted, *said)}.items():
-                object.__setattr__(self, name, value)
+            object.__setattr__(self, "x", self.x.float())
 
     def of(self, examples: slice) -> "Probe":
         """The same of some of its examples."""

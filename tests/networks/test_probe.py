@@ -477,6 +477,17 @@ def test_a_network_of_half_precision_is_computed_in_fp32(sigma, dtype):
     assert probe.of(slice(1)).check() == (f"The network came in {dtype} and is computed in torch.float32.",)
 
 
+@both_sites
+def test_a_network_made_in_inference_mode_answers_as_any_other(resnet, images, probe, sigma, site):
+    with torch.inference_mode():
+        apart = copy.deepcopy(resnet)
+    assert apart.fc.weight.is_inference()
+    asked = replace(probe, model=apart, site=site)
+    assert torch.equal(asked.responses(sigma)[0], replace(probe, site=site).responses(sigma)[0])
+    assert not asked.adapted
+    asked.check()
+
+
 def test_a_network_of_half_precision_that_cannot_be_copied_is_refused():
     probe = with_layer(nn.Identity())
     probe.model.lock = threading.Lock()
