@@ -36,8 +36,8 @@ from kanlib.symbolic.shortening import replace_edges
 #: What :func:`explain` takes beside its own arguments: knobs of the notebooks, see :mod:`kanlib.setups`.
 KNOBS: dict[type[Stage], str] = {
     Perturbation: "gate_site output_function scale n_fit n_validation n_test precision batch_size",
-    Surrogate: "hidden grid spline_order restarts members decays steps minibatch optimiser penalties finalists "
-    "iterations contest relaxed outside",
+    Surrogate: "hidden grid spline_order restarts members decays steps minibatch rate optimiser penalties "
+    "finalists iterations contest relaxed outside",
     Symbolic: "backend r2 max_degree evaluations",
     Interactions: "max_order refits",
 }

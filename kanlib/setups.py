@@ -291,6 +291,7 @@ class Surrogate(Stage):
     )
     steps: Positive = Field(1600, description="minibatch steps")
     minibatch: Batch = Field(100, description="masks a minibatch step")
+    rate: float = Field(0.02, gt=0, le=1, description="highest learning rate of the KAN's minibatch steps")
     optimiser: Literal["adamw", "levenberg_marquardt"] = Field(
         "adamw", description="adamw in minibatches, or levenberg_marquardt on all masks"
     )

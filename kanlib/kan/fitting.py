@@ -16,7 +16,6 @@ from kanlib.kan.second_order import contest
 from kanlib.machine import generator
 from kanlib.masks import Split
 
-_RATE = 0.02  # highest, of minibatch descent
 _BATCH_NUMBERS = 2**21  # in the features of one batch of KANs, which a processor's cache should hold
 
 
@@ -102,7 +101,7 @@ def _descended(
     kans = EvenKANs(shape, data.masks)
     observed, unseen = (Observed(kans.inputs(s.masks), s.responses) for s in (data, validation))
     starts = [kans.start(generator(seed, "kan", restart)) for restart in range(knobs.restarts)]
-    schedule = Schedule(knobs.steps, knobs.minibatch, _RATE)
+    schedule = Schedule(knobs.steps, knobs.minibatch, knobs.rate)
     at_once = max(1, _BATCH_NUMBERS // (knobs.minibatch * shape.n_features))
     label = "KAN fits" if progress else ""
     trained, choice = best_of(

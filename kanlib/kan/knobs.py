@@ -43,6 +43,11 @@ class Knobs(Protocol):
         ...
 
     @property
+    def rate(self) -> float:
+        """The highest learning rate of it."""
+        ...
+
+    @property
     def penalties(self) -> Sequence[float]:
         """On roughness in second-order fits, to choose from."""
         ...

@@ -165,7 +165,7 @@ def test_the_kan_takes_its_knobs():
     for name, value in {"contest": 1, "relaxed": 0.1, "outside": 0.05, "penalties": [0.1]}.items():
         other, usual = fitted(**exact, **{name: value}), fitted(**exact)
         assert not torch.equal(other.coefs[0], usual.coefs[0]), name
-    for name, value in {"decays": [3.0], "steps": 21, "minibatch": 50}.items():
+    for name, value in {"decays": [3.0], "steps": 21, "minibatch": 50, "rate": 0.01}.items():
         assert not torch.equal(fitted(**{name: value}).coefs[0], kan.coefs[0]), name
     assert fitted(members=2).widths == (3, 6, 4, 1)
 
