@@ -15,7 +15,7 @@ override PORT := $(value PORT)
 export SETUPS CORES PORT
 
 .DEFAULT_GOAL := help
-.PHONY: help install book pdf record serve lint types test check soak claims claims-all lock clean
+.PHONY: help install book pdf neurolibre record serve lint types test check soak claims claims-all lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ book: $(INSTALLED) ## run SETUPS (default digits_resnet18) and build the book
 pdf: book ## print the whole book to _build/book.pdf (needs Chromium)
 	python -m book.pdf
 	@echo "The book is printed: open $$PWD/_build/book.pdf"
+
+neurolibre: book ## lay the book out as a NeuroLibre submission in _build/neurolibre
+	python -m book.neurolibre
 
 record: $(INSTALLED) ## record the responses of SETUPS into data/responses; goes on where it stopped
 	set -f; for setup in $$SETUPS; do \

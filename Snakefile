@@ -5,6 +5,7 @@ comes in, which a recording can stand for, is said here.
 """
 
 import json
+import os
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -127,6 +128,8 @@ rule book:
         toc=rules.toc.output,
     output:
         update("_build/html/index.html"),
+    params:
+        addresses=[os.environ.get(name, "") for name in ("BOOK_URL", "BOOK_REPOSITORY")],
     message:
         "building the book"
     # Built beside the old one and then put in its place: a build that fails leaves the old book standing. All

@@ -7,6 +7,7 @@ it. Marks are opaque, so that they keep the contrast of :mod:`kanlib.looks`.
 """
 
 import json
+import sys
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -51,7 +52,8 @@ def enable() -> None:
     It takes no arguments, returns nothing and raises nothing. Calling it again changes nothing.
     """
     alt.theme.enable("kanlib")
-    alt.renderers.enable("book")
+    # Colab draws no specifications, only HTML.
+    alt.renderers.enable("colab" if "google.colab" in sys.modules else "book")
     alt.data_transformers.enable("default", max_rows=None)
 
 

@@ -1,4 +1,5 @@
 import json
+import sys
 from base64 import b64decode
 from io import BytesIO
 
@@ -18,6 +19,13 @@ from kanlib.symbolic import edge_curves, replace_edges
 @pytest.fixture(autouse=True)
 def _enabled():
     charts.enable()
+
+
+def test_colab_is_given_html(monkeypatch):
+    assert alt.renderers.active == "book"
+    monkeypatch.setitem(sys.modules, "google.colab", sys)
+    charts.enable()
+    assert "text/html" in alt.renderers.get()({"$schema": "https://vega.github.io/schema/vega-lite/v6.json"})
 
 
 PAIR, SINGLE = (0, 1), (1,)

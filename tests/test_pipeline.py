@@ -77,6 +77,18 @@ def test_no_page_loads_anything_from_another_host(project):
         assert [a for a in parser.found if a and re.match(r"(https?:)?//", a)] == [], page
 
 
+def test_every_page_says_what_it_is_about_and_has_an_icon(project):
+    html = project / "_build/html"
+    pages = {path: path.read_text(encoding="utf8") for path in html.rglob("*.html") if "_static" not in path.parts}
+    icons = {path: re.findall('<link rel="icon" href="([^"]*)"', text) for path, text in pages.items()}
+    assert [
+        path for path, found in icons.items() if not all((path.parent / icon).is_file() for icon in found)
+    ] == []
+    assert all(len(found) == 1 for found in icons.values())
+    silent = {path.stem for path, text in pages.items() if not re.search('name="description" content="[^"]', text)}
+    assert silent == {"genindex", "py-modindex", "search"}
+
+
 def test_numbers_on_the_front_page_are_the_notebooks(project):
     scores = store.load(project / "_artifacts/digits_resnet18/scores.parquet").content
     means = scores.groupby("surrogate")["pearson"].mean()
