@@ -1,9 +1,11 @@
 """How right coefficients are, against a reference, and how sure, against chance."""
 
+import warnings
 from collections.abc import Sequence
 
 import pandas as pd
 import torch
+from joblib import Parallel, delayed, parallel_config
 from scipy import stats
 from torch import Tensor
 from tqdm import tqdm
@@ -75,17 +77,29 @@ def resampled(
         Both ``[n, E, n_S]`` (fp64); the second corrected by what the KAN leaves of its resample, see
         :func:`kanlib.attribution.averages.bias_corrected`.
     """
-    at_rest, over_masks = [], []
     knobs = knobs.model_copy(update={"restarts": 1, "finalists": 1, "members": 1})
-    for b in tqdm(range(n), "resamples", unit="fit", mininterval=1, disable=not progress):
-        source = generator(seed, "resample", b)
-        part = data.drawn(torch.randint(len(data.masks), (len(data.masks),), generator=source))
-        start = int(torch.randint(2**31, (), generator=source))
-        kan = fit(part, validation, knobs, seed=start, progress=False).kan
-        at_rest.append(of_kan(kan, max_order)[1])
-        level = of_kan(kan, max_order, validation.masks)[1]
-        over_masks.append(bias_corrected(level, kan, part, max_order))
+    # A fit a process: the tensors of a few examples are too small for threads to share.
+    with parallel_config("loky", n_jobs=torch.get_num_threads(), inner_max_num_threads=1):
+        asked = (delayed(_refitted)(data, validation, knobs, max_order, seed, b) for b in range(n))
+        found = Parallel(return_as="generator")(asked)
+        bar = tqdm(found, "resamples", n, unit="fit", mininterval=1, disable=not progress)
+        at_rest, over_masks = zip(*bar, strict=True)
     return torch.stack(at_rest), torch.stack(over_masks)
+
+
+def _refitted(
+    data: Split, validation: Split, knobs: Knobs, max_order: int, seed: int, b: int
+) -> tuple[Tensor, Tensor]:
+    """Coefficients of KANs fitted to resample ``b``, at σ = 0 and over the masks, ``[E, n_S]``."""
+    source = generator(seed, "resample", b)
+    part = data.drawn(torch.randint(len(data.masks), (len(data.masks),), generator=source))
+    start = int(torch.randint(2**31, (), generator=source))
+    with warnings.catch_warnings():
+        # Who fitted the KAN itself has been told.
+        warnings.filterwarnings("ignore", message="a KAN of")
+        kan = fit(part, validation, knobs, seed=start, progress=False).kan
+    level = of_kan(kan, max_order, validation.masks)[1]
+    return of_kan(kan, max_order)[1], bias_corrected(level, kan, part, max_order)
 
 
 def significance(values: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:

@@ -123,7 +123,6 @@ def _attempted(
     name: str, knobs: Knobs, fit: Split, validation: Split, every: Split
 ) -> tuple[Surrogate | str, float]:
     """A method, fitted, or why it cannot be asked, and the seconds that it took."""
-    torch.set_num_threads(1)
     started = time.perf_counter()
     try:
         # The method's own progress would be one bar among others.
