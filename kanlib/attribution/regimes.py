@@ -7,15 +7,10 @@ set that tests must stand in no other split.
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr
 from dataclasses import dataclass, field
-from io import StringIO
 
 import pandas as pd
-import torch
-from joblib import Parallel, delayed, parallel_config
 from torch import Tensor, arange
-from tqdm import tqdm
 
 from kanlib import metrics
 from kanlib.attribution.baselines import BASELINES, Spex
@@ -84,7 +79,7 @@ class Trials:
             tests: further ones, by name.
         """
         budget = len(fit.masks) + len(validation.masks)
-        models = self._fitted(methods, trained, fit, validation)
+        models = {name: self._fitted(name, trained, fit, validation) for name in methods}
         return pd.concat(
             [
                 metrics.scores(_predicted(models, split.masks), split.responses)
@@ -96,47 +91,24 @@ class Trials:
             ignore_index=True,
         )
 
-    def _fitted(
-        self, methods: Sequence[str], trained: str, fit: Split, validation: Split
-    ) -> dict[str, Surrogate | None]:
-        budget = len(fit.masks) + len(validation.masks)
+    def _fitted(self, name: str, trained: str, fit: Split, validation: Split) -> Surrogate | None:
+        budget, started = len(fit.masks) + len(validation.masks), time.perf_counter()
         where = f"{trained}, {budget} masks"
-        # A method a process: few examples are too small for threads to share.
-        with parallel_config("loky", n_jobs=torch.get_num_threads(), inner_max_num_threads=1):
-            every = self.every if "spex" in methods else self.every.part(0)
-            asked = (delayed(_attempted)(name, self.knobs, fit, validation, every) for name in methods)
-            bar = tqdm(Parallel(return_as="generator")(asked), f"fits to {where}", len(methods), unit="method")
-            models: dict[str, Surrogate | None] = {}
-            for name, (found, seconds) in zip(methods, bar, strict=True):
-                if isinstance(found, str):
-                    self.failed.append((name, where, "cannot be asked", found))
-                    models[name] = None
-                    continue
-                models[name] = found
-                self.seconds[trained, budget, name] = seconds
-                for example, why in getattr(found, "failed", {}).items():
-                    self.failed.append((name, where, f"failed on example {example}", why))
-        return models
-
-
-def _attempted(
-    name: str, knobs: Knobs, fit: Split, validation: Split, every: Split
-) -> tuple[Surrogate | str, float]:
-    """A method, fitted, or why it cannot be asked, and the seconds that it took."""
-    started = time.perf_counter()
-    try:
-        # The method's own progress would be one bar among others.
-        with warnings.catch_warnings(), redirect_stderr(StringIO()):
-            # With few masks there are fewer of them than parameters; that is the point.
-            warnings.filterwarnings("ignore", message="a KAN of")
-            if name == "spex":
-                budget = len(fit.masks) + len(validation.masks)
-                model: Surrogate = Spex(knobs, budget).fit(every, every.part(0))
-            else:
-                model = (SURROGATES | BASELINES)[name](knobs).fit(fit, validation)
-    except BadInputError as error:
-        return str(error), time.perf_counter() - started
-    return model, time.perf_counter() - started
+        try:
+            with warnings.catch_warnings():
+                # With few masks there are fewer of them than parameters; that is the point.
+                warnings.filterwarnings("ignore", message="a KAN of")
+                if name == "spex":
+                    model: Surrogate = Spex(self.knobs, budget).fit(self.every, self.every.part(0))
+                else:
+                    model = (SURROGATES | BASELINES)[name](self.knobs).fit(fit, validation)
+        except BadInputError as error:
+            self.failed.append((name, where, "cannot be asked", str(error)))
+            return None
+        self.seconds[trained, budget, name] = time.perf_counter() - started
+        for example, why in getattr(model, "failed", {}).items():
+            self.failed.append((name, where, f"failed on example {example}", why))
+        return model
 
 
 def _predicted(models: Mapping[str, Surrogate | None], masks: Tensor) -> dict[str, Tensor]:
