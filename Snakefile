@@ -124,7 +124,7 @@ rule book:
         [str(f) for f in Path("book").rglob("*.*") if f.is_file() and not NOT_SOURCES & set(f.parts)],
         [relative(module) for module in sources.modules().values()],
         "_config.yml",
-        [str(file) for file in Path("data").glob("*.json")],
+        [str(file) for file in [*Path("data").glob("*.json"), *Path("benchmarks").glob("*.py")]],
         toc=rules.toc.output,
     output:
         update("_build/html/index.html"),

@@ -9,6 +9,7 @@ from torch import Tensor
 from benchmarks.runs import surrogates
 from kanlib import claims, metrics, store
 from kanlib.masks import Split
+from kanlib.setups import Surrogate
 
 TARGETS = {
     "digits_resnet18": {"accuracy": ">= 0.98", "kan": ">= 0.96", "ahead": ">= 0"},
@@ -20,7 +21,11 @@ PEERS = ("cubic", "trees", "mlp")
 
 
 def main(setup: str) -> None:
-    p = surrogates(setup)
+    claims.record(measured(setup, surrogates(setup)))
+
+
+def measured(setup: str, p: Surrogate) -> list[claims.Claim]:
+    """The rows, from the artifacts of a run of 02_surrogate with these parameters."""
     recorded = p.load("responses")
     predicted = p.load("surrogates", responses=recorded).part("predicted.")
     curve = p.load("curve", responses=recorded).content
@@ -29,13 +34,11 @@ def main(setup: str) -> None:
         "fast" if setup == "digits_resnet18" else "long",
         f"{recorded.record['device']}, {p.threads} threads",
     )
-    claims.record(
-        [
-            *classifier(command, setup, recorded),
-            *scores(command, setup, recorded, predicted, p.n_bootstrap, p.seed),
-            *(ahead(command, setup, n, at_n, p.n_bootstrap, p.seed) for n, at_n in larger(curve)),
-        ]
-    )
+    return [
+        *classifier(command, setup, recorded),
+        *scores(command, setup, recorded, predicted, p.n_bootstrap, p.seed),
+        *(ahead(command, setup, n, at_n, p.n_bootstrap, p.seed) for n, at_n in larger(curve)),
+    ]
 
 
 def classifier(command: claims.Command, setup: str, recorded: store.Artifact) -> list[claims.Claim]:

@@ -6,6 +6,7 @@ Needs the book (``make book``) and Chromium (Debian's package ``chromium``, or w
 import random
 import re
 from pathlib import Path
+from typing import Literal
 from urllib.parse import unquote, urldefrag, urljoin, urlparse
 
 import torch
@@ -22,8 +23,7 @@ from kanlib.symbolic import SymbolicKAN
 SETUP = "digits_resnet18"
 COMMAND = claims.Command("python -m benchmarks.book_pages", device="headless Chromium")
 MIXER = f"setups/{SETUP}/04_interactions.html"
-#: Looked at with axe-core: the front page, a chapter with charts, the mixer.
-INSPECTED = ("index.html", f"setups/{SETUP}/02_surrogate.html", MIXER)
+THEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 PHONE: ViewportSize = {"width": 375, "height": 700}
 # What a page should show and does not, in words.
 _EMPTY = """() => [
@@ -31,12 +31,18 @@ _EMPTY = """() => [
     ["formula", "div.math, span.math", "mjx-container"],
     ["mixer", ".mixer", "input"],
     ["story", ".story", "input"],
+    ["filter", ".ledger-filter", "input"],
 ].flatMap(([kind, outer, inner]) =>
     [...document.querySelectorAll(outer)].filter((box) => !box.querySelector(inner))
         .map((box) => `${kind}: ${box.textContent.slice(0, 80)}`))"""
 
-# Charts, and tables that a notebook computed, which have no number with a caption.
-_UNCAPTIONED = """() => [...document.querySelectorAll(".vega-chart, table.dataframe")]
+# Of the page's background: 0 is black, 1 is white.
+_BRIGHTNESS = """() => getComputedStyle(document.body).backgroundColor.match(/[0-9.]+/g).slice(0, 3)
+    .reduce((sum, part) => sum + Number(part) / 765, 0)"""
+
+# Charts and tables of figures that have no number with a caption. The rows of the ledger stand under headings.
+_UNCAPTIONED = """() => [
+    ...document.querySelectorAll(".vega-chart, table.dataframe, table.rows, table.claims, table:has(.claim)")]
     .filter((shown) => !shown.closest("figure")?.querySelector(".caption-number"))
     .map((shown) => `${shown.className}: ${shown.textContent.trim().slice(0, 80)}`)"""
 
@@ -71,7 +77,7 @@ def looked_at(browser: BrowserContext, address: str) -> dict[str, list[str]]:
 
 
 def uncaptioned(browser: BrowserContext, address: str) -> list[str]:
-    """Charts and computed tables of a page that have no number and no caption."""
+    """Charts and tables of figures of a page that have no number and no caption."""
     page = browser.new_page()
     page.goto(address)
     settled(page)
@@ -162,13 +168,17 @@ def mixer_answers_keys(browser: BrowserContext, address: str) -> bool:
     return before != after
 
 
-def violations(browser: BrowserContext, address: str) -> list[str]:
-    """What axe-core calls serious or critical, by rule and element."""
+def violations(browser: BrowserContext, address: str, theme: Literal["light", "dark"]) -> list[str]:
+    """What axe-core calls serious or critical on a page in this theme, by rule and element."""
     page = browser.new_page()
+    page.emulate_media(color_scheme=theme)
     page.goto(address)
     settled(page)
-    found = Axe().run(page).response["violations"]
+    bright = page.evaluate(_BRIGHTNESS)
+    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
     page.close()
+    if (bright > 0.5) != (theme == "light"):
+        return [f"theme: the page is not {theme}, its background has {bright:.2f} of white's brightness"]
     return [
         f"{rule['id']}: {node['html'][:200]}"
         for rule in found
@@ -219,7 +229,12 @@ def main() -> None:
         form, grid = story_errors(browser, base + "index.html", short, answers.grid())
         removed = removal_error(browser, base + MIXER, answers.removals().part(40))
         bare = [found for name in names for found in uncaptioned(browser, base + name)]
-        serious = [found for name in INSPECTED for found in violations(browser, base + name)]
+        serious = [
+            f"{name}, {theme}: {found}"
+            for name in names
+            for theme in THEMES
+            for found in violations(browser, base + name, theme)
+        ]
     for name, found in seen.items():
         print(name, {kind: what for kind, what in found.items() if what} or "is well", flush=True)
     print(*serious, *bare, sep="\n")
@@ -231,8 +246,8 @@ def main() -> None:
         ("story_error", "Closed form in the story against the expression, relative, at 20 masks", form, "<= 1e-9"),
         ("story_truth", "Network in the story against its recorded grid, relative, at 20 points", grid, "<= 0"),
         ("mixer_truth", "Network in the mixer against its recorded removals, relative, of 40", removed, "<= 0"),
-        ("axe_serious", f"Serious findings of axe-core on {', '.join(INSPECTED)}", len(serious), "<= 0"),
-        ("captioned", "Charts and computed tables of all pages without a number and a caption", len(bare), "<= 0"),
+        ("axe_serious", "Serious findings of axe-core, all pages, light and dark", len(serious), "<= 0"),
+        ("captioned", "Charts and tables of figures without a number and a caption, all pages", len(bare), "<= 0"),
         ("mean_page_mb", f"Size of a page in MB, mean over {len(names)}", sum(sizes) / len(sizes), "<= 2"),
         ("largest_page_mb", "Size of the largest page in MB", max(sizes), "<= 5"),
     ]

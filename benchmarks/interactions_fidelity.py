@@ -15,7 +15,7 @@ from kanlib.attribution import bias_corrected, fidelity, of_symbolic, smoothed_o
 from kanlib.kan import KAN
 from kanlib.masks import Split, gaussian, subsets
 from kanlib.networks import network
-from kanlib.setups import Interactions, Perturbation
+from kanlib.setups import Interactions, Perturbation, Symbolic
 from kanlib.symbolic import SymbolicKAN
 
 TARGETS = {1: 0.95, 2: 0.90, 3: 0.75}  # of Spearman, smoothed, where the reliability is above RELIABLE
@@ -33,12 +33,17 @@ WORDS = {
 def main(setup: str = "digits_resnet18") -> None:
     p = symbolic(setup)
     torch.set_num_threads(p.threads)
+    claims.record(measured(setup, p))
+
+
+def measured(setup: str, p: Symbolic) -> list[claims.Claim]:
+    """The rows, from the artifacts of a run of 03_symbolic with these parameters."""
     recorded = p.load("responses")
     faithful = SymbolicKAN.read(p.load("symbolic", responses=recorded), "faithful")
     kan = KAN.read(p.load("surrogates", responses=recorded))
     tables = fidelities(setup, recorded, kan, faithful, Interactions.from_setup(setup).max_order, p.seed)
     command = claims.Command(f"python -m benchmarks.interactions_fidelity {setup}", device="cpu")
-    claims.record(compared(command, setup, tables, p.seed))
+    return compared(command, setup, tables, p.seed)
 
 
 def fidelities(
@@ -82,9 +87,6 @@ def compared(
                         f">= {aim}" if reliability > RELIABLE and kind != "own" else "",
                         aim=True,
                     )
-                )
-                print(
-                    rows[-1].id, *(round(v, 3) for v in (rows[-1].value, rows[-1].low, rows[-1].high)), flush=True
                 )
     return rows
 

@@ -6,14 +6,16 @@ alone under the same cap, is computed here.
 
 import statistics
 import sys
+from typing import Literal
 
 import torch
 
 from benchmarks.runs import splits, symbolic
-from kanlib import claims, metrics
+from kanlib import claims, metrics, store
 from kanlib.attribution import derivative_errors
 from kanlib.kan import KAN
 from kanlib.masks import Split
+from kanlib.setups import Symbolic
 from kanlib.symbolic import Batch, ClosedForm, SymbolicKAN, shorten
 
 DIGITS = "digits_resnet18"
@@ -22,45 +24,54 @@ TARGETS = {1: 0.02, 2: 0.05, 3: 0.1}
 
 def main(setup: str = DIGITS) -> None:
     p = symbolic(setup)
-    recorded = p.load("responses")
-    kan = KAN.read(p.load("surrogates", responses=recorded))
-    closed = p.load("symbolic", responses=recorded)
-    faithful, short = (SymbolicKAN.read(closed, which) for which in ("faithful", "short"))
+    recorded, kan, _, short = read(p)
     fit, validation, test = splits(recorded, "fit", "validation", "test")
     control, _ = shorten(kan, fit, validation, p.model_copy(update={"backend": "polynomials"}))
-    command = claims.Command(
-        f"python -m benchmarks.symbolic_fidelity {setup}",
-        "fast" if setup == DIGITS else "long",
-        f"cpu, {p.threads} threads",
-    )
+    ahead = metrics.ahead(Batch(short)(test.masks), Batch(control)(test.masks), test.responses, seed=p.seed)
+    words = "Test Pearson of the short closed form less that of one of polynomials alone, under the same cap, "
+    row = command(setup, p).claim(f"{setup}.short_minus_polynomials", words + where(setup, test), ahead)
+    claims.record([*measured(setup, p), row])
+
+
+def command(setup: str, p: Symbolic) -> claims.Command:
+    """What all the rows share."""
+    cost: Literal["fast", "long"] = "fast" if setup == DIGITS else "long"
+    return claims.Command(f"python -m benchmarks.symbolic_fidelity {setup}", cost, f"cpu, {p.threads} threads")
+
+
+def read(p: Symbolic) -> tuple[store.Artifact, KAN, list[SymbolicKAN], list[SymbolicKAN]]:
+    """Responses, KANs, and their faithful and short closed forms, of a run of 03_symbolic."""
+    recorded = p.load("responses")
+    closed = p.load("symbolic", responses=recorded)
+    faithful, short = (SymbolicKAN.read(closed, which) for which in ("faithful", "short"))
+    return recorded, KAN.read(p.load("surrogates", responses=recorded)), faithful, short
+
+
+def measured(setup: str, p: Symbolic) -> list[claims.Claim]:
+    """All rows but the control's, from the artifacts of a run of 03_symbolic with these parameters."""
+    recorded, kan, faithful, short = read(p)
+    test = Split.read(recorded, "test")
     predicted = {
         "kan": kan(test.masks),
         "symbolic": Batch(faithful)(test.masks),
         "short": Batch(short)(test.masks),
-        "polynomials": Batch(control)(test.masks),
     }
-    claims.record(
-        [
-            *scores(command, setup, predicted, test, p.max_length, p.seed),
-            *edges(command, setup, faithful, short),
-            *derivatives(command, setup, faithful, kan),
-        ]
-    )
+    by = command(setup, p)
+    return [
+        *scores(by, setup, predicted, test, p.max_length, p.seed),
+        *edges(by, setup, faithful, short),
+        *derivatives(by, setup, faithful, kan),
+    ]
 
 
 def scores(
     command: claims.Command, setup: str, predicted: dict[str, torch.Tensor], test: Split, length: int, seed: int
 ) -> list[claims.Claim]:
-    """Test Pearson of both closed forms, and the short one's less the KAN's and less that of polynomials."""
-    where = f"on {setup}, mean over {len(test.responses)} examples"
-
-    def ahead(other: str) -> metrics.Estimate:
-        return metrics.ahead(predicted["short"], predicted[other], test.responses, seed=seed)
-
+    """Test Pearson of both closed forms, and the short one's less the KAN's."""
     rows = [
         command.claim(
             f"{setup}.{name}.pearson",
-            f"Test Pearson of the {words} closed form {where}",
+            f"Test Pearson of the {words} closed form {where(setup, test)}",
             metrics.pearson_estimate(predicted[name], test.responses, seed=seed),
             target,
         )
@@ -69,11 +80,17 @@ def scores(
             ("symbolic", "faithful", ">= 0.90" if setup == DIGITS else ""),
         )
     ]
-    words = f"Test Pearson of the short closed form (at most {length} nodes an edge) less that of the KAN {where}"
-    rows.append(command.claim(f"{setup}.symbolic_minus_kan", words, ahead("kan"), ">= -0.01"))
-    words = "Test Pearson of the short closed form less that of one of polynomials alone, under the same cap, "
-    rows.append(command.claim(f"{setup}.short_minus_polynomials", words + where, ahead("polynomials")))
-    return rows
+    ahead = metrics.ahead(predicted["short"], predicted["kan"], test.responses, seed=seed)
+    words = f"Test Pearson of the short closed form (at most {length} nodes an edge) less that of the KAN "
+    return [
+        *rows,
+        command.claim(f"{setup}.symbolic_minus_kan", words + where(setup, test), ahead, ">= -0.01"),
+    ]
+
+
+def where(setup: str, test: Split) -> str:
+    """Of what a mean is, in the words of a statement."""
+    return f"on {setup}, mean over {len(test.responses)} examples"
 
 
 def edges(

@@ -176,9 +176,13 @@ def panels(
     column: str,
     row: str | None = None,
     log: bool = False,
+    title: str | None = None,
     describe: str,
 ) -> alt.Chart:
-    """``y`` at a few values of ``x``, a curve for each ``color``, a panel for each ``column`` and ``row``."""
+    """``y`` at a few values of ``x``, a curve for each ``color``, a panel for each ``column`` and ``row``.
+
+    ``title`` is that of the axis of ``y``, where its column's name does not say it.
+    """
     used = [x, y, color, column, *([row] if row else [])]
     at = alt.Axis(values=sorted(frame[x].unique()), labelOverlap=True, format="~g")
     legend = alt.Legend(orient="bottom", columns=2, title=None)
@@ -187,7 +191,7 @@ def panels(
         .mark_line(point=True)
         .encode(
             alt.X(x, type="quantitative", scale=alt.Scale(type="log" if log else "linear"), axis=at),
-            alt.Y(y, type="quantitative", title=TITLES.get(y, y)),
+            alt.Y(y, type="quantitative", title=title or TITLES.get(y, y)),
             alt.Color(color, type="nominal", scale=looks.scale(frame[color]), legend=legend),
             alt.StrokeDash(color, type="nominal", sort=None, legend=None),
             tooltip=[*used[2:], x, alt.Tooltip(y, type="quantitative", format=".3f")],

@@ -11,6 +11,9 @@ from kanlib.masks import Split
 from kanlib.symbolic import SymbolicKAN
 from tests.small_project import run
 
+sys.path.insert(0, str(store.ROOT / "book" / "_ext"))
+import ledger
+
 browser = pytest.importorskip("book.browser", reason="needs playwright (the extra dev)")
 book_pages = pytest.importorskip("benchmarks.book_pages", reason="needs playwright (the extra dev)")
 
@@ -38,7 +41,7 @@ def test_every_page_draws_and_asks_nobody_else(html, site):
     assert {name: found for name, found in wrong.items() if any(found.values())} == {}
 
 
-@pytest.mark.parametrize("name", ["index.html", book_pages.MIXER])
+@pytest.mark.parametrize("name", ["index.html", "claims.html", book_pages.MIXER])
 def test_pages_work_from_disk(html, site, name):
     found = book_pages.looked_at(site[0], (html / name).as_uri())
     assert not any(found.values()), found
@@ -131,17 +134,70 @@ def test_the_mixer_answers_to_keys(site):
     assert book_pages.mixer_answers_keys(context, base + book_pages.MIXER)
 
 
-@pytest.mark.parametrize("name", book_pages.INSPECTED)
-def test_pages_are_accessible(site, name):
-    context, base = site
-    assert book_pages.violations(context, base + name) == []
+def shown(page):
+    return page.locator("table.ledger tbody tr:visible").count()
 
 
-def test_every_figure_and_table_of_a_chapter_has_a_caption(html, site):
+def test_claims_are_filtered_by_words_and_by_what_is_met(html, site):
     context, base = site
-    chapters = [name for name in book_pages.pages(html) if name.startswith("setups/")]
-    assert chapters
-    assert [found for name in chapters for found in book_pages.uncaptioned(context, base + name)] == []
+    rows = ledger.rows_of().values()
+    by_words = [row for row in rows if "digits_resnet18.kan" in row.id]
+    page = context.new_page()
+    page.goto(base + "claims.html")
+    assert shown(page) == len(rows)
+    page.get_by_label("Rows with these words").fill("DIGITS_resnet18.kan pearson")
+    assert 0 < shown(page) <= len(by_words)
+    page.get_by_label("Rows with these words").fill("no such words")
+    assert page.get_by_role("status").inner_text() == f"0 of {len(rows)} rows shown"
+    assert page.locator("#claims-book:visible").count() == 0
+    page.get_by_label("Rows with these words").fill("")
+    for words in (" met (", "not promised ("):
+        page.get_by_label(re.compile(re.escape(words.strip()))).first.uncheck()
+    missed = [row for row in rows if ledger.met(row) == "no"]
+    assert page.get_by_role("status").inner_text() == f"{len(missed)} of {len(rows)} rows shown"
+    assert shown(page) == len(missed)
+    page.close()
+
+
+def test_a_link_to_a_row_that_is_filtered_out_shows_it(html, site):
+    context, base = site
+    places = [ledger.anchor(row) for row in ledger.rows_of().values()]
+    page = context.new_page()
+    page.goto(f"{base}claims.html#{places[-1]}")
+    for place in (places[0], places[0], places[-1]):  # the second time the address stands there already
+        page.get_by_label("Rows with these words").fill("no such words")
+        assert shown(page) == 0
+        page.evaluate(f"""() => {{
+            const link = Object.assign(document.createElement("a"), {{ href: "#{place}" }});
+            document.body.append(link);
+            link.click();
+        }}""")
+        page.locator(f"#{place}").wait_for(state="visible")
+        top = page.locator(f"#{place}").evaluate("row => row.getBoundingClientRect().top")
+        assert 0 <= top < 720
+    page.close()
+
+
+def test_without_scripts_all_claims_are_shown(html, site):
+    context, base = site
+    without = context.browser.new_context(java_script_enabled=False)
+    page = without.new_page()
+    page.goto(base + "claims.html")
+    assert shown(page) == len(ledger.rows_of())
+    without.close()
+
+
+@pytest.mark.parametrize("theme", book_pages.THEMES)
+def test_pages_are_accessible(html, site, theme):
+    context, base = site
+    found = {name: book_pages.violations(context, base + name, theme) for name in book_pages.pages(html)}
+    assert {name: serious for name, serious in found.items() if serious} == {}
+
+
+def test_every_figure_and_table_has_a_caption(html, site):
+    context, base = site
+    bare = {name: book_pages.uncaptioned(context, base + name) for name in book_pages.pages(html)}
+    assert {name: found for name, found in bare.items() if found} == {}
 
 
 def test_no_page_scrolls_sideways_on_a_phone(html, site):

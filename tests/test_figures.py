@@ -40,7 +40,11 @@ def build(tmp_path, monkeypatch):
         folder.mkdir()
         (folder / "index.rst").write_text(f"Front\n=====\n\n{front}\n", encoding="utf8")
         said = io.StringIO()
-        settings = {"extensions": ["offline", "ledger", "figures"], "numfig": True, "html_title": "A book"}
+        settings = {
+            "extensions": ["offline", "ledger", "figures", "chapters"],
+            "numfig": True,
+            "html_title": "A book",
+        }
         Sphinx(
             folder, None, folder / "html", folder / "trees", "html", settings, status=None, warning=said
         ).build()
@@ -87,6 +91,17 @@ def test_figures_are_numbered_and_their_last_paragraph_is_the_caption(build):
     assert "See Fig. 1 ." in text
     assert "Fig. 1 What is seen." in text
     assert re.search(r'<figure[^>]*id="one".*vega-chart.*<figcaption', page, re.DOTALL)
+
+
+def test_the_caption_of_a_table_stands_above_it_and_tables_are_counted_by_themselves(build):
+    table = ".. csv-table::\n\n   a, b"
+    body = "\n".join(f"   {line}".rstrip() for line in f"{table}\n\nWhat it says.".splitlines())
+    page, said = build(f"See :numref:`tab-one`.\n\n.. captioned::\n   :name: tab-one\n\n{body}\n")
+    assert said == ""
+    seen = re.sub(r"\s+", " ", re.sub("<script.*?</script>|<[^>]*>", " ", page, flags=re.DOTALL))
+    assert "See Table 1 ." in seen
+    assert "Table 1 What it says." in seen
+    assert re.search(r'<figure[^>]*id="tab-one".*<figcaption.*</figcaption>.*<table', page, re.DOTALL)
 
 
 @pytest.mark.parametrize("body", ["Only words.", DOTS])

@@ -14,6 +14,7 @@ from kanlib import claims, store
 from tests.test_claims import claim
 
 sys.path.insert(0, str(store.ROOT / "book" / "_ext"))
+import builds
 import ledger
 
 CLAIMS = "Claims\n======\n\n.. claims:: method\n\n.. claims:: software\n"
@@ -72,7 +73,7 @@ def build(tmp_path, monkeypatch):
         (folder / "index.rst").write_text(f"Front\n=====\n\n{front}\n", encoding="utf8")
         (folder / "claims.rst").write_text(f":orphan:\n\n{CLAIMS}", encoding="utf8")
         said = io.StringIO()
-        settings = {"extensions": ["ledger"], "html_title": "A book"}
+        settings = {"extensions": ["ledger", "builds"], "html_title": "A book"}
         Sphinx(
             folder, None, folder / "html", folder / "trees", "html", settings, status=None, warning=said
         ).build()
@@ -94,15 +95,23 @@ def test_a_role_pastes_the_figure_and_leads_to_its_row(build):
     assert f'id="{place}"' in (html / "claims.html").read_text(encoding="utf8")
 
 
-def test_claims_stand_in_two_tables_the_missed_ones_first(build):
+def test_claims_stand_by_family_the_missed_ones_first(build, tmp_path):
+    claims.record([claim("b.a", target=">= 9", missed=True), claim("b.y")], tmp_path / "l.json")
     html, _ = build("")
-    method, software = re.findall(
-        r"<table.*?</table>", (html / "claims.html").read_text(encoding="utf8"), re.DOTALL
-    )
-    assert re.findall(r"c\.miss|b\.x|a\.lead|book\.y", text(method)) == ["c.miss", "b.x", "a.lead"]
-    assert re.findall(r"\b(no|yes|not promised)\b", text(method)) == ["no", "yes", "not promised"]
-    assert "book.y" in text(software)
-    assert "a.lead" not in text(software)
+    page = (html / "claims.html").read_text(encoding="utf8")
+    families = re.findall(r'<section id="claims-(\w+)">(.*?</table>)', page, re.DOTALL)
+    assert [name for name, _ in families] == ["a", "b", "c", "book"]
+    rows = dict(families)["b"]
+    assert re.findall(r"\bb\.\w+", text(rows)) == ["b.a", "b.x", "b.y"]
+    assert re.findall(r"\b(no|yes|not promised)\b", text(rows)) == ["no", "yes", "not promised"]
+    assert re.findall(r'<tr class="(met-[\w-]+) ', rows) == ["met-no", "met-yes", "met-not-promised"]
+    assert "The book" in text(dict(families)["book"])
+    assert all(f'href="#claims-{name}"' in page for name, _ in families)
+
+
+def test_every_row_of_the_ledger_belongs_to_a_family_with_a_title():
+    titled = {family for part in ledger.FAMILIES.values() for family in part}
+    assert {name.split(".")[0] for name in ledger.rows_of()} <= titled
 
 
 def test_standings_list_the_rows_of_their_patterns_wins_first(build):
@@ -134,6 +143,43 @@ def test_leads_are_a_table_by_setup_and_number_of_masks(build, tmp_path):
         "0.20 [0.10, 0.30]"
     ]
     assert [re.sub("<[^>]*>", "", one) for one in re.findall("<em>.*?</em>", table)] == ["−0.20 [−0.30, −0.10]"]
+
+
+def rows_of_table(page):
+    (table,) = re.findall(r"<table.*?</table>", page, re.DOTALL)
+    return [re.sub(r"\s+", " ", text(row)).strip() for row in re.findall(r"<tr.*?</tr>", table, re.DOTALL)]
+
+
+BUILDS = ".. builds:: s\n   :rows: kan.* lead.*"
+
+
+def test_what_a_build_measured_stands_beside_what_is_recorded(build, tmp_path, monkeypatch):
+    recorded = [claim("s.kan.pearson"), claim("s.lead.1000", statement="Over the MLP"), claim("s.other")]
+    claims.record(recorded, tmp_path / "l.json")
+    now = [replace(row, value=0.7, low=0.6, high=0.8) for row in recorded]
+    now[1] = replace(now[1], statement="Over trees")
+    monkeypatch.setattr(builds.accuracy, "measured", lambda setup, p: now)
+    monkeypatch.setattr(builds.symbolic_fidelity, "measured", lambda setup, p: [claim("s.kan.unknown")])
+    monkeypatch.setattr(builds.interactions_fidelity, "measured", lambda setup, p: [])
+    monkeypatch.setattr(builds.setups.Stage, "from_setup", lambda setup: None)
+    html, said = build(BUILDS)
+    assert said == ""
+    head, *rows = rows_of_table((html / "index.html").read_text(encoding="utf8"))
+    assert head == "row recorded this build"
+    assert [re.findall(r"^\S+|0\.\d+ \[.*?\]", row) for row in rows] == [
+        ["s.kan.pearson", "0.50 [0.40, 0.60]", "0.70 [0.60, 0.80]"],
+        ["s.lead.1000", "0.50 [0.40, 0.60]", "0.70 [0.60, 0.80]"],
+    ]
+
+
+def test_a_build_with_other_settings_has_nothing_to_compare(build, tmp_path, monkeypatch):
+    claims.record([claim("s.kan.pearson", statement="Of 8 examples")], tmp_path / "l.json")
+    now = [claim("s.kan.pearson", statement="Of 2 examples")]
+    monkeypatch.setattr(builds.accuracy, "measured", lambda setup, p: now)
+    monkeypatch.setattr(builds.setups.Stage, "from_setup", lambda setup: None)
+    html, said = build(BUILDS)
+    assert said == ""
+    assert "This build has other examples" in text((html / "index.html").read_text(encoding="utf8"))
 
 
 @pytest.mark.parametrize("front", [":claim:`b.z`", ":verdict:`b.z`", ".. standings:: b.z"])

@@ -19,11 +19,15 @@ LABEL = re.compile(r"\b(?:eq|fig|tab)-[a-z0-9-]+")
 
 
 class captioned_table(nodes.figure):  # noqa: N801 (docutils names a node's visitors after its class)
-    """An output that is numbered among the tables."""
+    """A figure that is numbered among the tables: its caption, then what is :class:`tabled`."""
+
+
+class tabled(nodes.General, nodes.Element):  # noqa: N801
+    """What stands under the caption of a table; docutils would put it into the ``figcaption``."""
 
 
 class NumberTables(SphinxTransform):
-    """Tell tables from figures before Sphinx numbers both."""
+    """Tell tables from figures before Sphinx numbers both, and set their captions above them."""
 
     default_priority = 100
 
@@ -31,13 +35,15 @@ class NumberTables(SphinxTransform):
         """Put a table's node in the place of each figure that is one."""
         for figure in list(self.document.findall(nodes.figure)):
             if any(name.startswith("tab-") for name in figure["names"]):
-                table = captioned_table("", *figure.children, **figure.attributes)
+                (caption,) = (child for child in figure.children if isinstance(child, nodes.caption))
+                shown = tabled("", *(child for child in figure.children if child is not caption))
+                table = captioned_table("", caption, shown, **figure.attributes)
                 figure.replace_self(table)
                 self.document.ids |= dict.fromkeys(table["ids"], table)
 
 
 def prepare(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Before a notebook is parsed: labels of its own, captions above tables, and papermill's cell left out."""
+    """Before a notebook is parsed: labels of its own, and papermill's cell left out."""
     path = Path(app.env.doc2path(docname))
     if path.suffix != ".ipynb":
         return
@@ -49,7 +55,6 @@ def prepare(app: Sphinx, docname: str, source: list[str]) -> None:
             cell["metadata"]["tags"].append("remove-cell")
         if figure := cell["metadata"].get("mystnb", {}).get("figure"):
             figure |= {key: own(text, path.parent.name) for key, text in figure.items()}
-            figure["caption_before"] = figure["name"].startswith("tab-")
     source[0] = json.dumps(notebook)
 
 
@@ -60,8 +65,10 @@ def own(text: str, setup: str) -> str:
 
 def setup(app: Sphinx) -> dict:
     """Connect it to the build."""
-    visitors = (lambda self, node: self.visit_figure(node), lambda self, node: self.depart_figure(node))
-    app.add_enumerable_node(captioned_table, "table", html=visitors)
+    whole = (lambda self, node: self.visit_figure(node), lambda self, node: self.body.append("</figure>\n"))
+    under = (lambda self, node: self.body.append("</figcaption>\n"), lambda self, node: None)
+    app.add_enumerable_node(captioned_table, "table", html=whole)
+    app.add_node(tabled, html=under)
     app.add_transform(NumberTables)
     app.connect("source-read", prepare)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

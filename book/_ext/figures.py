@@ -1,6 +1,7 @@
-"""Figures of the front page: rows of the ledger as dots, scores against the scale of the masks; and captions.
+"""Figures of the prose pages: rows of the ledger as dots, scores against the scale of the masks; and captions.
 
-The directives are ``{intervals}``, ``{scales}`` and ``{captioned}``, which makes a numbered figure of any content.
+The directives are ``{intervals}``, ``{scales}`` and ``{captioned}``, which makes a numbered figure or table of any
+content, on any page.
 """
 
 from typing import ClassVar
@@ -69,7 +70,10 @@ class Scales(Directive):
 
 
 class Captioned(Directive):
-    """A numbered figure: what the body shows, and its last paragraph as the caption."""
+    """A numbered figure of what the body shows; its last paragraph is the caption.
+
+    As in the chapters, one whose name begins with ``tab-`` is a table.
+    """
 
     has_content = True
     option_spec: ClassVar = {"name": directives.unchanged_required}

@@ -1,32 +1,47 @@
-"""What the scripts of ``benchmarks/`` left in ``data/``, and what ran for the book: in words, tables and charts.
+"""The ledger of claims in words and in tables.
 
-The roles ``{claim}`` and ``{verdict}`` quote a row of the ledger of claims within a sentence, by its id. The
-directives are ``{claims}``, ``{standings}``, ``{leads}``, ``{rows}``, ``{sweep}``, ``{panels}`` and ``{status}``.
+The roles ``{claim}`` and ``{verdict}`` quote a row within a sentence, by its id. The directives are ``{claims}``,
+``{standings}`` and ``{leads}``.
 """
 
-import json
 import math
 import re
 from fnmatch import fnmatchcase
-from pathlib import Path
-from typing import ClassVar
 
-import pandas as pd
+import tables
 from docutils import nodes
 from docutils.parsers.rst import Directive, directives
-from offline import chart_html
 from sphinx.addnodes import pending_xref
+from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxRole
 
-from kanlib import charts, setups, sources, store
-from kanlib.claims import Claim, read
+from kanlib.claims import LEDGER, Claim, read
 from kanlib.errors import BadInputError, nearest
 
-DATA = Path(__file__).parents[2] / "data"
-LEDGER = DATA / "claims.json"
 COLUMNS = {"claim": 44, "value": 17, "target": 11, "met?": 8, "measured": 20}
-#: Families of claims about the software; all others are about the method.
-SOFTWARE = {"book", "code", "explain", "faults", "safe"}
+#: The families of claims, by the first part of their ids, and what their sections are called. Any others are about
+#: the method, and called what they are.
+FAMILIES = {
+    "method": {
+        "digits_resnet18": "Digits, ResNet-18",
+        "cifar10_resnet18": "CIFAR-10, ResNet-18",
+        "imagenet_deit_tiny": "ImageNet, DeiT-tiny",
+        "interactions": "Interactions, all setups",
+        "sensitivity": "What the headline depends on",
+        "kan": "Fitting KANs",
+        "symbolic": "Closed forms of edges",
+        "forms": "What holds at rest",
+        "front": "The formula on the front page",
+        "gating": "Gates",
+    },
+    "software": {
+        "book": "The book",
+        "code": "The code",
+        "explain": "One call",
+        "safe": "Files from others",
+        "faults": "Damage, kills and bad inputs",
+    },
+}
 #: What a row's interval can say of a difference, the best first.
 STANDINGS = ("ahead", "level", "behind")
 
@@ -74,6 +89,11 @@ def _link(claim: Claim, content: nodes.Node, page: str) -> pending_xref:
     return pending_xref("", content, refdoc=page, refwarn=True, **to)
 
 
+def named(claim: Claim, page: str) -> list[nodes.Node]:
+    """Its id, which leads from a page to its row, and its statement."""
+    return [_link(claim, nodes.literal(text=claim.id), page), nodes.Text(f" {claim.statement}.")]
+
+
 def unknown_row(name: str, rows: dict[str, Claim]) -> BadInputError:
     return BadInputError(f"claim {name} is unknown to {LEDGER.name}; did you mean {nearest(name, rows)}?")
 
@@ -109,31 +129,44 @@ class Verdict(Quoted):
 
 
 class Claims(Directive):
-    """The ledger's rows about the ``method`` or the ``software``; those that miss their target first."""
+    """The ledger's rows about the ``method`` or the ``software``, a section for each family; misses come first."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        """Return the table."""
+        """Return the sections."""
         env = self.state.document.settings.env
         env.note_dependency(str(LEDGER))
-        software = directives.choice(self.arguments[0], ("method", "software")) == "software"
-        rows = [claim for claim in rows_of().values() if (claim.id.split(".")[0] in SOFTWARE) == software]
-        table = []
-        for claim in sorted(rows, key=lambda claim: (("no", "yes", "not promised").index(met(claim)), claim.id)):
-            place = anchor(claim)
-            own = nodes.reference("", "", nodes.literal(text=claim.id), refid=place, internal=True)
-            measured = [nodes.Text(f"{claim.date}, {claim.device}: "), nodes.literal(text=claim.command)]
-            cells = [
-                [own, nodes.Text(f" {claim.statement}.")],
-                nodes.Text(figure(claim)),
-                nodes.Text(claim.target or "none"),
-                [nodes.strong(text="no")] if met(claim) == "no" else nodes.Text(met(claim)),
-                measured,
-            ]
-            table.append(_row(cells, place))
-            env.get_domain("std").note_hyperlink_target(place, env.docname, place, claim.id)
-        return [_table(COLUMNS, table, "claims")]
+        about = directives.choice(self.arguments[0], tuple(FAMILIES))
+        families: dict[str, list[Claim]] = {}
+        for claim in rows_of().values():
+            families.setdefault(claim.id.split(".")[0], []).append(claim)
+        known = {family for part in FAMILIES.values() for family in part}
+        titles = FAMILIES[about] | (
+            {} if about == "software" else {name: name for name in families if name not in known}
+        )
+        sections = []
+        for family, title in titles.items():
+            if not (rows := families.get(family, [])):
+                continue
+            rows.sort(key=lambda claim: (("no", "yes", "not promised").index(met(claim)), claim.id))
+            section = nodes.section("", nodes.title(text=title), ids=[nodes.make_id(f"claims-{family}")])
+            section += tables.table(COLUMNS, [self._row(claim, env) for claim in rows], "ledger")
+            sections.append(section)
+        return sections
+
+    def _row(self, claim: Claim, env: BuildEnvironment) -> nodes.row:
+        place = anchor(claim)
+        env.get_domain("std").note_hyperlink_target(place, env.docname, place, claim.id)
+        own = nodes.reference("", "", nodes.literal(text=claim.id), refid=place, internal=True)
+        cells = [
+            [own, nodes.Text(f" {claim.statement}.")],
+            nodes.Text(figure(claim)),
+            nodes.Text(claim.target or "none"),
+            [nodes.strong(text="no")] if met(claim) == "no" else nodes.Text(met(claim)),
+            [nodes.Text(f"{claim.date}, {claim.device}: "), nodes.literal(text=claim.command)],
+        ]
+        return tables.row(cells, [place], [nodes.make_id(f"met-{met(claim)}")])
 
 
 class Standings(Directive):
@@ -155,19 +188,16 @@ class Standings(Directive):
                 raise self.error(str(unknown_row(pattern, rows)))
         found = [claim for name, claim in rows.items() if any(fnmatchcase(name, p) for p in patterns)]
         table = [
-            _row(
+            tables.row(
                 [
                     nodes.Text(standing(claim)),
                     nodes.Text(figure(claim)),
-                    [
-                        _link(claim, nodes.literal(text=claim.id), env.docname),
-                        nodes.Text(f" {claim.statement}."),
-                    ],
+                    named(claim, env.docname),
                 ]
             )
             for claim in sorted(found, key=lambda claim: (STANDINGS.index(standing(claim)), claim.id))
         ]
-        return [_table({"KAN is": 10, "by": 20, "difference": 70}, table, "claims")]
+        return [tables.table({"KAN is": 10, "by": 20, "difference": 70}, table, "claims")]
 
 
 class Leads(Directive):
@@ -190,11 +220,11 @@ class Leads(Directive):
             raise self.error(str(unknown_row(lead, rows_of())))
         masks = sorted({n for row in found.values() for n in row})
         table = [
-            _row([*map(nodes.Text, place), *(self._cell(row.get(n), env.docname) for n in masks)])
+            tables.row([*map(nodes.Text, place), *(self._cell(row.get(n), env.docname) for n in masks)])
             for place, row in sorted(found.items())
         ]
         widths = {"setup": 18, "gate site": 8, "members": 8} | {f"{n:,} masks": 16 for n in masks}
-        return [_table(widths, table, "claims")]
+        return [tables.table(widths, table, "claims")]
 
     def _cell(self, claim: Claim | None, page: str) -> nodes.Node:
         if claim is None:
@@ -203,128 +233,10 @@ class Leads(Directive):
         return drawn("", "", _link(claim, nodes.inline(text=figure(claim)), page))
 
 
-class Rows(Directive):
-    """The rows of a JSON file as a table, or some ``columns``; fractions with three digits after the point."""
-
-    required_arguments = 1
-    option_spec: ClassVar = {"columns": directives.unchanged_required}
-
-    def run(self) -> list[nodes.Node]:
-        """Return the table."""
-        rows = _read(self, self.arguments[0])
-        if "columns" in self.options:
-            names = [name.strip() for name in self.options["columns"].split(",")]
-            rows = [{name: row[name] for name in names} for row in rows]
-        texts = [[f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
-        columns = zip(rows[0], *texts, strict=True)
-        widths = {name: min(40, max(map(len, [name, *column]))) for name, *column in columns}
-        return [_table(widths, [[_cell(text) for text in row] for row in texts], "rows")]
-
-
-class Sweep(Directive):
-    """A column of a JSON file's rows against the one that was varied."""
-
-    required_arguments = 1
-    option_spec: ClassVar = {
-        "varied": directives.unchanged_required,
-        "y": directives.unchanged_required,
-        "linear": directives.flag,
-    }
-
-    def run(self) -> list[nodes.Node]:
-        """Return the chart."""
-        x, y = self.options["varied"], self.options["y"]
-        frame = pd.DataFrame(_read(self, self.arguments[0])).query("varied == @x")
-        charts.enable()
-        chart = charts.sweep(frame, x=x, y=y, log="linear" not in self.options, describe=f"{y} against {x}.")
-        return [nodes.raw("", chart_html(chart.to_dict()), format="html")]
-
-
-class Panels(Directive):
-    """A column of a JSON file's rows against another one, a curve for each ``color``, a panel for each pair."""
-
-    required_arguments = 1
-    option_spec: ClassVar = dict.fromkeys(("x", "y", "color", "row", "column"), directives.unchanged_required)
-    option_spec["log"] = directives.flag
-
-    def run(self) -> list[nodes.Node]:
-        """Return the chart."""
-        charts.enable()
-        given = self.options | {"log": "log" in self.options}
-        split = " and ".join(given[side] for side in ("color", "column", "row") if side in given)
-        frame = pd.DataFrame(_read(self, self.arguments[0]))
-        chart = charts.panels(frame, **given, describe=f"{given['y']} against {given['x']}, by {split}.")
-        return [nodes.raw("", chart_html(chart.to_dict()), format="html")]
-
-
-class Status(Directive):
-    """Every notebook of the book: when, how long, with what and with which parameters it ran."""
-
-    def run(self) -> list[nodes.Node]:
-        """Return the table."""
-        env = self.state.document.settings.env
-        rows = []
-        for page in sorted(name for name in env.found_docs if name.startswith("setups/")):
-            executed = Path(env.doc2path(page))
-            if executed.suffix != ".ipynb":
-                continue
-            env.note_dependency(str(executed))
-            setup, notebook = executed.parent.name, executed.stem
-            kind = sources.artifacts(store.NOTEBOOKS / executed.name)[1][0]
-            record = store.load(store.path(setup, kind)).record
-            circumstances = json.loads(store.circumstances(store.path(setup, kind)).read_text(encoding="utf8"))
-            took = json.loads(executed.read_text(encoding="utf8"))["metadata"]["papermill"]["duration"]
-            fields = setups.of_notebook(notebook).model_fields
-            changed = [
-                f"{name}: {value}"
-                for name, value in record["parameters"].items()
-                if name in fields and name != "setup" and value != fields[name].default
-            ]
-            rows.append(
-                [
-                    [nodes.reference("", f"{setup}: {notebook}", refuri=f"{page}.html")],
-                    nodes.Text(circumstances["date"]),
-                    nodes.Text(f"{took:,.0f}\u00a0s"),
-                    nodes.Text(f"{circumstances['device']}, torch {circumstances['torch']}"),
-                    nodes.Text(", ".join(changed) or "defaults"),
-                ]
-            )
-        return [_table({"notebook": 28, "ran": 15, "took": 10, "on": 22, "not by default": 25}, rows, "rows")]
-
-
-def _read(directive: Directive, name: str) -> list[dict]:
-    """The rows of a file in ``data/``; the page is made again when it changes."""
-    directive.state.document.settings.env.note_dependency(str(DATA / name))
-    return json.loads((DATA / name).read_text(encoding="utf8"))
-
-
-def _cell(text: str) -> nodes.Node:
-    """Words, which may break where a column is narrow, or a number, which may not."""
-    number = re.fullmatch(r"[-−+\d.,e]+", text) is not None
-    return nodes.inline(text=text, classes=["number"]) if number else nodes.Text(text)
-
-
-def _table(widths: dict[str, int], rows: list[list], kind: str) -> nodes.table:
-    group = nodes.tgroup(cols=len(widths))
-    group += [nodes.colspec(colwidth=width) for width in widths.values()]
-    group += nodes.thead("", _row([nodes.Text(name) for name in widths]))
-    group += nodes.tbody("", *[cells if isinstance(cells, nodes.row) else _row(cells) for cells in rows])
-    return nodes.table("", group, classes=[kind])
-
-
-def _row(cells: list, *ids: str) -> nodes.row:
-    paragraphs = [nodes.paragraph("", "", *(c if isinstance(c, list) else [c])) for c in cells]
-    return nodes.row("", *[nodes.entry("", p) for p in paragraphs], ids=list(ids))
-
-
 def setup(app):
     app.add_role("claim", Quoted())
     app.add_role("verdict", Verdict())
     app.add_directive("claims", Claims)
     app.add_directive("standings", Standings)
     app.add_directive("leads", Leads)
-    app.add_directive("rows", Rows)
-    app.add_directive("sweep", Sweep)
-    app.add_directive("panels", Panels)
-    app.add_directive("status", Status)
     return {"version": "1", "parallel_read_safe": True}

@@ -2,6 +2,7 @@
 
 import importlib
 
+from pydantic import BaseModel
 from sphinx.application import Sphinx
 
 from kanlib import sources
@@ -47,7 +48,19 @@ def handed_on(wing: str) -> str:
     return f"{', '.join(names)} and {last}"
 
 
+def unsigned(app: Sphinx, what: str, name: str, obj: object, *_: object) -> tuple[str, str] | None:
+    """No signature for the sections of a setup, whose annotations are bounds a screen long."""
+    return ("", "") if isinstance(obj, type) and issubclass(obj, BaseModel) else None
+
+
+def left_out(app: Sphinx, what: str, name: str, *_: object) -> bool | None:
+    """Leave out what pydantic adds to every class."""
+    return True if name == "model_config" else None
+
+
 def setup(app: Sphinx) -> dict:
     """Connect it to the build."""
     app.connect("source-read", fill_in)
+    app.connect("autodoc-process-signature", unsigned)
+    app.connect("autodoc-skip-member", left_out)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,7 +1,7 @@
 """A Sphinx extension that keeps the built book whole: no page asks another host for anything.
 
 It ships the parts of MathJax that the pages use, Vega (as bundled in ``vl-convert``) with the script that draws
-the charts, and the scripts of what has sliders; all but the first are loaded only by pages that show one.
+the charts, and the scripts of what readers can set; all but the first are loaded only by pages that show one.
 Everything is gathered in a folder of the build and copied from there to ``_static``; nothing is written into the
 source tree.
 """
@@ -20,8 +20,8 @@ HERE = Path(__file__).parent
 # What tex-chtml.js fetches while it typesets: its fonts, and the TeX packages that some macros bring in.
 MATHJAX = ["tex-chtml.js", "input/tex/extensions", "output/chtml/fonts/woff-v2"]
 
-#: What has sliders, by the class of its box; ``mixing.js`` is common to all.
-SLIDERS = {"mixer": "mixer.js", "story": "story.js"}
+#: What readers can set, by the class of its box; ``mixing.js`` is common to all.
+SET = {"mixer": "mixer.js", "story": "story.js", "ledger-filter": "claims.js"}
 
 
 def gather_assets(app: Sphinx) -> None:
@@ -41,7 +41,7 @@ def gather_assets(app: Sphinx) -> None:
     bundle = f"(() => {{{vl_convert.javascript_bundle()}}})();"
     (vega / "vega.js").write_text(bundle, encoding="utf-8")
     (vega / "charts.js").write_bytes((HERE / "charts.js").read_bytes())
-    for script in ("mixing.js", *SLIDERS.values()):
+    for script in ("mixing.js", *SET.values()):
         (assets / script).write_bytes((HERE / script).read_bytes())
     app.config.html_static_path.append(str(assets))
 
@@ -70,8 +70,8 @@ def load_scripts(app: Sphinx, pagename: str, templatename: str, context: dict, d
     if 'class="vega-chart"' in context.get("body", ""):
         app.add_js_file("vega/vega.js", defer="defer")
         app.add_js_file("vega/charts.js", defer="defer")
-    sliders = [script for kind, script in SLIDERS.items() if f'class="{kind}"' in context.get("body", "")]
-    for script in ["mixing.js", *sliders] if sliders else []:
+    scripts = [script for kind, script in SET.items() if f'class="{kind}"' in context.get("body", "")]
+    for script in ["mixing.js", *scripts] if scripts else []:
         app.add_js_file(script, defer="defer")
     if pagename == "search":
         # The excerpts are fetched from the pages found, which browsers refuse for a book opened from disk.
