@@ -22,6 +22,7 @@ TARGET = ROOT / "_build" / "neurolibre"
 #: What the pages quote or are computed with, besides ``book`` and artifacts.
 WITH = (
     "kanlib",
+    "benchmarks",
     "data",
     "notebooks",
     "tests/examples",
