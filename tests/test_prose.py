@@ -92,3 +92,14 @@ def test_words_that_the_book_does_not_use(words):
     others = ("book/references.bib", "CITATION.cff")
     texts = PAGES | {name: (store.ROOT / name).read_text(encoding="utf8") for name in others}
     assert [name for name, text in texts.items() if words in text.lower()] == []
+
+
+def test_the_front_page_answers_a_first_readers_questions_before_its_second_figure():
+    contributing = (store.ROOT / "CONTRIBUTING.md").read_text(encoding="utf8")
+    table = contributing.partition("<!-- the front page -->")[2].partition("<!-- the front page, end -->")[0]
+    answers = [row.strip("| ").split(" | ") for row in table.strip().splitlines()[2:]]
+    first_screens, _, rest = (BOOK / "index.md").read_text(encoding="utf8").partition(":name: fig-pairs")
+    assert rest
+    assert len(answers) == 5
+    for question, answer in answers:
+        assert answer in first_screens, question
