@@ -19,21 +19,38 @@ DATA = store.ROOT / "data"
 
 
 class Rows(Directive):
-    """The rows of a JSON file as a table, or some ``columns``; fractions with three digits after the point."""
+    """The rows of a JSON file as a table, or some ``columns``; fractions with three digits after the point.
+
+    The highest value of the column ``best`` is bold among the rows that agree in the columns ``by``.
+    """
 
     required_arguments = 1
-    option_spec: ClassVar = {"columns": directives.unchanged_required}
+    option_spec: ClassVar = dict.fromkeys(("columns", "best", "by"), directives.unchanged_required)
 
     def run(self) -> list[nodes.Node]:
         """Return the table."""
         rows = _read(self, self.arguments[0])
         if "columns" in self.options:
-            names = [name.strip() for name in self.options["columns"].split(",")]
-            rows = [{name: row[name] for name in names} for row in rows]
+            rows = [{name: row[name] for name in self._names("columns")} for row in rows]
         texts = [[f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
         columns = zip(rows[0], *texts, strict=True)
         widths = {name: min(40, max(map(len, [name, *column]))) for name, *column in columns}
-        return [tables.table(widths, [[tables.cell(text) for text in row] for row in texts], "rows")]
+        cells = [[tables.cell(text) for text in row] for row in texts]
+        if "best" in self.options:
+            column = list(rows[0]).index(self.options["best"])
+            for i in self._best(rows):
+                cells[i][column] = nodes.strong("", "", cells[i][column])
+        return [tables.table(widths, cells, "rows")]
+
+    def _names(self, option: str) -> list[str]:
+        return [name.strip() for name in self.options[option].split(",")]
+
+    def _best(self, rows: list[dict]) -> list[int]:
+        """Where the best of each group stands, by its value without what follows ``±``; one alone is not best."""
+        frame = pd.DataFrame(rows)
+        value = frame[self.options["best"]].astype(str).str.split(" ").str[0].astype(float)
+        groups = value.groupby([frame[name] for name in self._names("by")])
+        return groups.idxmax()[groups.size() > 1].tolist()
 
 
 class Sweep(Directive):
