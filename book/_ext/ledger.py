@@ -38,6 +38,7 @@ FAMILIES = {
         "book": "The book",
         "code": "The code",
         "explain": "One call",
+        "evaluation": "The chapter of every regime",
         "safe": "Files from others",
         "faults": "Damage, kills and bad inputs",
     },
