@@ -40,7 +40,7 @@ def svg() -> str:
         low="low", high="high", describe="",
     )  # fmt: skip
     size = {"width": WIDTH, "height": HEIGHT}
-    titles = "The wider the masks, the less a linear model says", f"All peers, {MASKS:,} masks of scale 1"
+    titles = "On wide masks a linear model says little", f"All peers, {MASKS:,} masks of scale 1"
     panels = [chart.properties(**size, title=title) for chart, title in zip((left, right), titles, strict=True)]
     spec = alt.hconcat(*panels, spacing=40).resolve_scale(color="independent").to_dict()
     spec["config"]["font"] = FONT
