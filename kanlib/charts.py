@@ -277,7 +277,7 @@ def dots(
         "range": ["circle", "diamond", "square", "triangle-up"],
     }
     base = alt.Chart(frame[[x, y, color, *given]].round(4)).encode(
-        alt.Y(y, type="nominal", sort=None, title=None, axis=alt.Axis(labelLimit=120)),
+        alt.Y(y, type="nominal", sort=None, title=None, axis=alt.Axis(labelLimit=150)),
         alt.YOffset(color, type="nominal", sort=None),
         alt.Color(
             color,
