@@ -70,11 +70,6 @@ def test_pages_without_one_say_what_they_are_about_and_no_more(tmp_path):
     assert "<title>Other &#8212; A book</title>" in other
 
 
-def test_a_front_page_that_is_called_as_the_book_says_so_once(tmp_path):
-    front = (built(tmp_path, html_title="Front & page") / "index.html").read_text(encoding="utf8")
-    assert "<title>Front &amp; page</title>" in front
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -55,8 +55,6 @@ def describe(app: Sphinx, pagename: str, templatename: str, context: dict, doctr
     """Say in a page's head what it is about, and what a shared link shows; the front's first chart is the card."""
     if doctree is None:  # an index or the search is about nothing
         return
-    if pagename == app.config.root_doc and unescape(context["title"]) == context["docstitle"]:
-        context["docstitle"] = ""  # the tab would say the same twice
     about = description(doctree)
     if about:
         context["metatags"] += f'<meta name="description" content="{escape(about)}" />\n'
