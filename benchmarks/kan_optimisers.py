@@ -1,4 +1,4 @@
-"""Quality against seconds of the two ways to fit a KAN: ``data/kan_optimisers.json``; the book shows it.
+"""Quality against seconds of the two ways to fit a KAN: ``data/kan_optimisers.json``.
 
 The same KAN, [12, 8] nodes, on the same 4,000 masks and the four development examples of a recorded setup, with
 one decay or penalty from two starts, whose better one counts, on one CPU core. Minibatch descent takes more and
