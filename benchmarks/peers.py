@@ -3,13 +3,13 @@
 Whatever starts at random has six candidates, three decays from two starts each, trained by the same code on the
 same masks in as many steps: 1,600, or as many as take each mask 40 times, at the gate site ``output``, where
 responses are rougher, 80 times. ``single`` is the one that validation likes best, and the others are means of the
-best four. Shapes, rates and times were chosen on development examples, each surrogate's for itself: of the KAN
-[24, 24, 12] nodes, with grids of 6 intervals at ``branch`` and of 10 at ``output``, of the MLP three layers of
-128. With 8,000 masks there is more to know, and both gain from being wider: [64, 64, 32], and 256. The Gaussian
-process, which is slow, is asked at ``branch`` alone: on a development example it is far behind at ``output``.
-What so many examples can tell apart is measured beside: the lead of two of the KAN's four members over the two
-others. ``python -m benchmarks.peers <setup>:<gate site>`` measures one of them and leaves the others as they are;
-``…:<masks>`` measures one number of masks.
+best four. Shapes, times and the KAN's rate were chosen on development examples; another rate of the MLP was tried
+at ``branch`` with 8,000 masks only, and was worse: of the KAN [24, 24, 12] nodes, with grids of 6 intervals at
+``branch`` and of 10 at ``output``, of the MLP three layers of 128. With 8,000 masks there is more to know, and
+both gain from being wider: [64, 64, 32], and 256. The Gaussian process, which is slow, is asked at ``branch``
+alone: on a development example it is far behind at ``output``. What so many examples can tell apart is measured
+beside: the lead of two of the KAN's four members over the two others. ``python -m benchmarks.peers <setup>:<gate
+site>`` measures one of them and leaves the others as they are; ``…:<masks>`` measures one number of masks.
 """
 
 import json
