@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kanlib import files, setup_files, setups, sources, store
 from kanlib.errors import spoken
-from kanlib.networks import answers
+from kanlib.networks import answers, removing
 
 DEFAULT = "digits_resnet18"
 SETUPS = str(config.get("setups", DEFAULT)).split() or [""]
@@ -20,6 +20,9 @@ NOTEBOOKS = {file.stem: file for file in sources.notebooks(store.NOTEBOOKS)}
 FROZEN = {name for name in SETUPS if setups.Perturbation.from_setup(name).source == "frozen"}
 # Nobody has recorded these yet: their page says how to.
 PENDING = {name for name in FROZEN if not answers.path(name).exists()}
+# The chapter on many components is one of those setups whose file has a section on them.
+REMOVED = {name: setups.Components.from_setup(name).source for name in SETUPS if "components" in setups.read(name)}
+MANY = "06_components"
 NOT_SOURCES = {"setups", "__pycache__", ".ipynb_checkpoints"}
 
 
@@ -46,22 +49,27 @@ def artifact(kind):
 
 
 def inputs(notebook):
-    """What a notebook reads; 01_perturbation reads the model, or the recording of a frozen setup."""
+    """What a notebook reads; what asks the network reads the model, or the recording of a frozen setup."""
     loads, saves = sources.artifacts(NOTEBOOKS[notebook])
 
     def of(wildcards):
+        setup = wildcards.setup
+        if notebook == MANY:
+            frozen = REMOVED.get(setup) == "frozen"
+            return [relative(removing.path(setup) if frozen else store.path(setup, "model"))]
         if "responses" in saves:
-            setup = wildcards.setup
             return [relative(answers.path(setup) if setup in FROZEN else store.path(setup, "model"))]
-        return [artifact(kind).format(setup=wildcards.setup) for kind in loads]
+        return [artifact(kind).format(setup=setup) for kind in loads]
 
     return of
 
 
 def pages(setup):
+    many = [MANY] if setup in REMOVED else []
     if setup in PENDING:
-        return ["pending"]
-    return [notebook for notebook in NOTEBOOKS if not (setup in FROZEN and notebook == "00_training")]
+        return many or ["pending"]
+    left_out = {MANY, "00_training"} if setup in FROZEN else {MANY}
+    return [notebook for notebook in NOTEBOOKS if notebook not in left_out] + many
 
 
 def page(setup, name):

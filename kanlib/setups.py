@@ -372,6 +372,42 @@ class Evaluation(Stage):
     )
 
 
+class Components(Stage):
+    """COAR in its own regime: removals of random sets of hundreds or thousands of components."""
+
+    section: ClassVar[str] = "components"
+
+    source: Literal["live", "frozen"] = Field(
+        "live", description="live: ask the network; frozen: data/responses, recorded before"
+    )
+    components: list[Pattern] = Field(
+        ["conv1[*]", "layer*.*.conv*[*]"],
+        min_length=1,
+        max_length=10_000,
+        description="patterns over filters, rows and heads",
+    )
+    n_examples: Positive = Field(64, description="test images, right or wrong, that results are reported for")
+    n_development: Count = Field(32, description="others, for design decisions")
+    share: float = Field(0.1, gt=0, lt=1, description="α, the probability that a fit mask removes a component")
+    shares: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        [0.05, 0.1, 0.125, 0.15], min_length=1, max_length=20, description="α of the test masks"
+    )
+    n_fit: Positive = Field(2000, description="masks that component models are fitted on")
+    n_validation: Positive = Field(300, description="masks that choose what they leave open")
+    n_test: Positive = Field(100, description="test masks of each share")
+    path_steps: Positive = Field(20, description="intervals of the path of conductance and influence")
+    directions: Positive = Field(8, description="of gate space, that COAR screens for models beyond it")
+    methods: list[SurrogateName] = Field(
+        ["quadratic", "trees", "mlp", "kan"],
+        min_length=1,
+        max_length=100,
+        description="models over these directions, beside COAR for the rest",
+    )
+    precision: Literal["fp32", "bf16"] = Field("bf16", description="of the forward passes under masks")
+    batch_size: Batch = Field(256, description="masks a forward pass")
+    device: Device = Field("auto", description="auto: cuda, else mps, else cpu")
+
+
 #: Section of a setup → its knobs. A notebook is called by a number and its section, ``02_surrogate``.
 STAGES = {stage.section: stage for stage in Stage.__subclasses__()}
 _COMMON = {"seed", "threads"}

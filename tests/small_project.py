@@ -41,6 +41,18 @@ SMALL = {
         "n_test": 40,
         "budgets": [40, 80],
     },
+    "components": {
+        "source": "live",
+        "components": ["conv1[*]"],
+        "n_examples": 4,
+        "n_development": 0,
+        "n_fit": 100,
+        "n_validation": 30,
+        "n_test": 30,
+        "path_steps": 3,
+        "directions": 2,
+        "methods": ["quadratic", "kan"],
+    },
 }
 
 

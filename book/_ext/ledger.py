@@ -26,6 +26,8 @@ FAMILIES = {
         "digits_resnet18": "Digits, ResNet-18",
         "cifar10_resnet18": "CIFAR-10, ResNet-18",
         "imagenet_deit_tiny": "ImageNet, DeiT-tiny",
+        "cifar10_miniresnet": "CIFAR-10, the small network of COAR's authors",
+        "coar": "COAR of thousands of components",
         "interactions": "Interactions, all setups",
         "sensitivity": "What the headline depends on",
         "kan": "Fitting KANs",

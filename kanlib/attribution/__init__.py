@@ -12,6 +12,7 @@ Example: a linear surrogate, coefficients up to order 3 at σ = 0, and averaged 
 from kanlib.attribution.averages import bias_corrected, smoothed_of_network, smoothed_of_surrogate
 from kanlib.attribution.baselines import BASELINES
 from kanlib.attribution.certainty import certainty_table, fidelity, resampled, significance
+from kanlib.attribution.coar import Coar, of_singles
 from kanlib.attribution.coefficients import (
     derivative_errors,
     of_expression,
@@ -21,11 +22,14 @@ from kanlib.attribution.coefficients import (
     similarity_order,
 )
 from kanlib.attribution.regimes import Trials, budgeted, held_out, in_order, of_size
+from kanlib.attribution.screened import Screened
 from kanlib.attribution.surrogates import SURROGATES, Surrogate
 
 __all__ = [
     "BASELINES",
     "SURROGATES",
+    "Coar",
+    "Screened",
     "Surrogate",
     "Trials",
     "bias_corrected",
@@ -37,6 +41,7 @@ __all__ = [
     "in_order",
     "of_expression",
     "of_kan",
+    "of_singles",
     "of_size",
     "of_symbolic",
     "pair_matrix",

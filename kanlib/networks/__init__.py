@@ -17,6 +17,7 @@ from kanlib.networks.components import find, gated
 from kanlib.networks.examples import choose_examples
 from kanlib.networks.models import load, predict, trained
 from kanlib.networks.probe import Probe
+from kanlib.networks.removing import Removals, removed
 from kanlib.networks.training import train
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Frozen",
     "Live",
     "Probe",
+    "Removals",
     "choose_examples",
     "compared",
     "find",
@@ -31,6 +33,7 @@ __all__ = [
     "load",
     "network",
     "predict",
+    "removed",
     "train",
     "trained",
 ]

@@ -2,7 +2,8 @@
 
 ``python -m kanlib.networks.recording <setup>`` writes ``data/responses/<setup>.safetensors`` as it goes, and
 goes on where it stopped. A recording grows by blocks of masks and by examples: raise a number in the setup's
-section ``recording`` and run it again.
+section ``recording`` and run it again. Removals of many components are recorded too, by
+:mod:`kanlib.networks.removing`, where the setup has a section ``components``.
 """
 
 import sys
@@ -15,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from kanlib import files, machine, store
+from kanlib import files, machine, setups, store
 from kanlib.errors import BadInputError, spoken
 from kanlib.masks import ablations, every_removal, gaussian, one_at_a_time, pair_grid, subsets
-from kanlib.networks import models
+from kanlib.networks import models, removing
 from kanlib.networks.answers import KEPT, path, recorded
 from kanlib.networks.components import Site, find
 from kanlib.networks.examples import choose_examples
@@ -186,3 +187,5 @@ if __name__ == "__main__":
     with spoken(), files.alone(store.ARTIFACTS):
         for _name in sys.argv[1:]:
             record(_name)
+            if setups.Components.section in setups.read(_name):
+                removing.record(_name)

@@ -20,6 +20,7 @@ SETUP = {
     | {"n_fit": 40, "n_validation": 11, "n_test": 12, "n_reference": 9},
     "recording": {"n_reported": 11, "n_development": 1, "n_fit": 40, "n_fit_output": 20, "batch_size": 7}
     | {"n_validation": 11, "n_test": 12, "n_reference": 9, "n_ablation": 8, "scales": [0.5]},
+    "components": {},
 }
 MODEL = """
 from torch import nn

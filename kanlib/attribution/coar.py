@@ -1,0 +1,112 @@
+"""COAR for thousands of components: one regression for all examples, by normal equations that they share."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from kanlib.errors import BadInputError
+from kanlib.machine import room_for
+from kanlib.masks import Split
+
+#: Ridges to choose from, as shares of the masks' own variance.
+RIDGES = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
+_BLOCK = 1000  # masks
+
+
+@dataclass
+class Coar:
+    """``g(σ) = b + w·σ`` by ridge regression; validation chooses each example's ridge.
+
+    With more masks than components the least ridges are least squares, as the authors fit it; with fewer only a
+    ridge makes the equations solvable at all. The constant b is theirs too: masks that all remove a tenth of the
+    network are far from σ = 0.
+
+    ``(X'X + ρ N v I) W = X'Y`` with centred masks X ``[N, m]``, their mean variance v and centred responses
+    Y ``[N, E]`` is factorised once a ridge ρ, for all examples.
+
+    Attributes:
+        ridges: ρ, to choose from.
+        weights: ``w`` ``[E, m]`` (fp64), the attributions: what an output gains where a component is kept.
+        constant: ``b`` ``[E]``.
+        chosen: the ridge of each example, ``[E]``.
+
+    Source: Shah, Ilyas and Madry (2024), section 3.
+    """
+
+    ridges: Sequence[float] = RIDGES
+    weights: Tensor = field(init=False)
+    constant: Tensor = field(init=False)
+    chosen: Tensor = field(init=False)
+
+    def fit(self, data: Split, validation: Split) -> "Coar":
+        """Set ``weights``, ``constant`` and ``chosen``.
+
+        Raises:
+            BadInputError: two masks at least are needed, all of the same components and examples; or memory does
+                not hold the normal equations.
+        """
+        n, m = data.masks.shape
+        if n < 2 or validation.masks.shape[1] != m or len(validation.responses) != len(data.responses):
+            raise BadInputError(
+                f"COAR was given {n} masks of {m} components, expected two at least, and validation masks and "
+                "responses of the same components and examples; ask for more masks."
+            )
+        room_for(8 * (3 * m * m + n * m), f"normal equations of {m} components", "take fewer components or masks")
+        mean, y_mean = data.masks.mean(0, dtype=torch.float64), data.responses.double().mean(1)
+        # Products of removals are counts, which fp32 holds exactly; other masks are multiplied in fp64.
+        counts = bool(((data.masks == 0) | (data.masks == -1)).all())
+        x = data.masks.float() if counts else data.masks.double()
+        gram = (x.T @ x).double().addr_(mean, mean, alpha=-float(n))
+        centred = data.responses.double() - y_mean[:, None]
+        # In blocks: a copy of all masks in fp64 would be the largest thing in memory.
+        blocks = zip(x.split(_BLOCK), centred.split(_BLOCK, 1), strict=True)
+        target = torch.zeros(m, len(centred), dtype=torch.float64)
+        for some, y in blocks:
+            target += some.double().T @ y.T
+        unseen = validation.masks.double() - mean
+        truth = (validation.responses.double() - y_mean[:, None]).T
+        size = float(gram.diagonal().mean())
+        best = truth.new_full((truth.shape[1],), torch.inf)
+        weights, chosen = truth.new_zeros(m, truth.shape[1]), torch.zeros_like(best)
+        for ridge in self.ridges:
+            shifted = gram.clone()
+            shifted.diagonal().add_(ridge * size)
+            factor, info = torch.linalg.cholesky_ex(shifted)
+            if int(info):
+                continue
+            found = torch.cholesky_solve(target, factor)
+            error = (unseen @ found - truth).square().mean(0)
+            better = error < best
+            best, chosen = torch.where(better, error, best), torch.where(better, ridge, chosen)
+            weights = torch.where(better, found, weights)
+        if not best.isfinite().all():
+            raise BadInputError(
+                "COAR's equations cannot be solved with any ridge, expected masks that differ; draw others."
+            )
+        self.weights, self.chosen = weights.T.contiguous(), chosen
+        self.constant = y_mean - self.weights @ mean
+        return self
+
+    def predict(self, masks: Tensor) -> Tensor:
+        """``b + w·σ`` of masks ``[N, m]``, ``[E, N]`` (fp64)."""
+        return self.constant[:, None] + self.weights @ masks.double().T
+
+
+def of_singles(single: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights ``w`` ``[E, m]`` of the methods that need no masks, for ``g(σ) = w·σ``.
+
+    - ``leave_one_out``: ``f(0) − f(−e_j)``, what a component is missed by when it alone is removed;
+    - ``gradient``: ``∂f/∂σ_j`` at rest, which for weights that are removed is gradient times parameter;
+    - ``conductance`` and ``influence``: as they are.
+
+    Args:
+        single: ``alone``, ``gradient``, ``conductance`` and ``influence``, see
+            :class:`kanlib.networks.removing.Removals`.
+
+    Source: Shah, Ilyas and Madry (2024), section 4 and appendix A.3. A removal is σ_j = −1, hence the sign.
+    """
+    return {"leave_one_out": -single["alone"]} | {
+        name: single[name] for name in ("gradient", "conductance", "influence")
+    }
