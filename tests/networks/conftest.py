@@ -5,8 +5,9 @@ import torch
 import yaml
 
 from kanlib import setups, store
-from kanlib.networks import answers, models, recording
+from kanlib.networks import answers, llama, models, recording, tokens
 from kanlib.setups import Training
+from tests.language import WEIGHTS
 
 SETUP = {
     "training": {"image_size": 8, "architecture": "mine.py:made", "small_images": False},
@@ -96,3 +97,11 @@ def own(tmp_path, monkeypatch):
     )
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def stories260k():
+    """The trained Llama of 260 thousand parameters and its tokeniser, which lie beside the project."""
+    if not WEIGHTS.is_dir():
+        pytest.skip("the weights of stories260K are not in ../shared/weights")
+    return llama.read(WEIGHTS / "stories260K.bin"), tokens.read(WEIGHTS / "tok512.bin")
