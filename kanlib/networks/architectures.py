@@ -18,6 +18,8 @@ from kanlib.networks.images import Transform
 from kanlib.networks.patterns import plain
 
 _HALF = (torch.float16, torch.bfloat16)
+#: What tokens come as; images may be whole numbers too, of 8 bits.
+_TOKENS = (torch.int32, torch.int64)
 
 
 def classifier(
@@ -85,6 +87,16 @@ def copied(model: nn.Module, purpose: str) -> nn.Module:
         raise BadInputError(
             f"the network cannot be copied to {purpose} ({cause(error)}); let it keep tensors and modules only."
         ) from error
+
+
+def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Examples in that precision; tokens stay what they are."""
+    return x if x.dtype in _TOKENS else x.to(dtype)
+
+
+def like_masks(model: nn.Module, x: Tensor) -> Tensor:
+    """A tensor of the precision and on the device of masks: the examples, or a weight where these are tokens."""
+    return next(value for value in (x, *model.parameters(), x.float()) if value.is_floating_point())
 
 
 def torchvision_name(architecture: str) -> str:

@@ -216,9 +216,9 @@ def read(file: str | Path) -> Llama:
     if len(raw) < 28 or len(raw) % 4:
         raise _damaged(file, f"it has {len(raw):,} bytes")
     header = raw[:28].view("<i4").tolist()
-    vocabulary, context = header[5:]
+    dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocabulary, context = header
     try:
-        shape = Shape(*header[:5], abs(vocabulary), context)
+        shape = Shape(dim, hidden_dim, n_layers, n_heads, n_kv_heads, abs(vocabulary), context)
     except BadInputError as error:
         raise _damaged(file, f"its header says {', '.join(map(str, header))}") from error
     weights = torch.from_numpy(raw[28:].view("<f4").astype(np.float32))

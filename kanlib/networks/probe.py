@@ -13,7 +13,7 @@ from tqdm import tqdm
 from kanlib.errors import BadInputError
 from kanlib.machine import Precision, enough_memory, generator, in_precision, room_for
 from kanlib.masks import subsets
-from kanlib.networks.architectures import copied, single
+from kanlib.networks.architectures import cast, copied, like_masks, single
 from kanlib.networks.components import Site, gated
 from kanlib.networks.derivatives import partials, slopes
 from kanlib.networks.outputs import OutputFunction, answered, centred, logits_of, reading, values
@@ -33,7 +33,7 @@ class Probe:
         model: in evaluation mode, its parameters not asking for gradients; one of half precision is copied to
             fp32, and so is ``x``; one that was made in inference mode is copied.
         components: names of the m modules to gate, see :func:`kanlib.networks.components.find`.
-        x: examples ``[E, ...]``, on the model's device and in its precision.
+        x: examples ``[E, ...]``, on the model's device and in its precision; or tokens, whole numbers.
         labels: ``[E]``, on that device.
         site: see :func:`kanlib.networks.components.gated`.
         output_function: a key of :data:`kanlib.networks.outputs.OUTPUT_FUNCTIONS`; or ``f(output, labels) → [B]``
@@ -59,7 +59,7 @@ class Probe:
         for name, value in {"model": model, "adapted": (*self.adapted, *said)}.items():
             object.__setattr__(self, name, value)
         if said:
-            object.__setattr__(self, "x", self.x.float())
+            object.__setattr__(self, "x", cast(self.x, torch.float32))
 
     def of(self, examples: slice) -> "Probe":
         """The same of some of its examples."""
@@ -72,7 +72,7 @@ class Probe:
             BadInputError: the model cannot be copied.
         """
         model = copied(self.model, "float64, which exact derivatives need").double()
-        return replace(self, model=model, x=self.x.double())
+        return replace(self, model=model, x=cast(self.x, torch.float64))
 
     def gate_error(self) -> float:
         """The largest difference that gates at σ = 0 make to a logit of the first example; 0 if they work."""
@@ -124,7 +124,9 @@ class Probe:
 
     def _check_alone(self, size: int) -> bool:
         """Whether one image serves all masks, see :class:`kanlib.networks.components.Gates`."""
-        drawn = torch.randn(size, len(self.components), generator=generator(0, "check")).to(self.x)
+        drawn = torch.randn(size, len(self.components), generator=generator(0, "check")).to(
+            like_masks(self.model, self.x)
+        )
         odd = torch.arange(size, device=self.x.device) % 2 == 1
         with gated(self.model, self.components, self.site) as gates:
             # The rows of one parity keep a mask of zeros while those of the other are given masks.
@@ -204,7 +206,7 @@ class Probe:
     def gradients(self, sigma: Tensor, progress: str | None = "gradients") -> Tensor:
         """``∂f(z, σ)/∂σ`` of every example at every mask, ``[E, N, m]``, by one backward pass a batch.
 
-        In the precision of the examples, on the CPU.
+        In the precision of the examples, or of the weights where these are tokens, on the CPU.
 
         Args:
             sigma: masks ``[N, m]``.
@@ -214,7 +216,7 @@ class Probe:
             BadInputError: as :meth:`outputs`, or the network cannot be differentiated in its masks.
         """
         self._room(len(self.x) * sigma.numel(), f"gradients at {len(sigma)} masks")
-        out = self.x.new_empty(len(self.x), *sigma.shape, device="cpu")
+        out = like_masks(self.model, self.x).new_empty(len(self.x), *sigma.shape, device="cpu")
         bar = tqdm(
             total=len(self.x) * len(sigma), desc=progress, unit="mask", mininterval=1, disable=progress is None
         )
@@ -225,7 +227,7 @@ class Probe:
         ):
             for e in range(len(self.x)):
                 rows = []
-                for batch in sigma.to(self.x).split(self.batch_size):
+                for batch in sigma.to(like_masks(self.model, self.x)).split(self.batch_size):
                     at = batch.clone().requires_grad_(True)
                     value = self._value(gates(self.x[e : e + 1], at), self.labels[e].expand(len(at)))
                     (slope,) = slopes(value, [at], 1, "set n_reference to 0, or mend the network")
@@ -259,6 +261,7 @@ class Probe:
         # Of each subset there is a tensor of its own, half a kilobyte, before there is one of all.
         self._room(2 * (len(self.x) + 64) * n_subsets, f"derivatives up to order {max_order}")
         index, double = subsets(m, max_order), self.double()
+        like = like_masks(double.model, double.x)
         rows = []
         batches = list(zip(double.x.split(examples_at_once), self.labels.split(examples_at_once), strict=True))
         with (
@@ -267,7 +270,7 @@ class Probe:
         ):
             for examples, label in tqdm(batches, progress, unit="batch", mininterval=1, disable=progress is None):
                 # A tensor for each component: a backward pass then ends at the first gate that it is asked about.
-                sigma = [examples.new_zeros(len(examples), requires_grad=True) for _ in self.components]
+                sigma = [like.new_zeros(len(examples), requires_grad=True) for _ in self.components]
                 with enough_memory(examples_at_once):
                     value = self._value(gates(examples, sigma), label)
                     found = dict(partials(value, sigma, max_order))
