@@ -1,6 +1,6 @@
 """Output functions of a language model: the scalar that is read from its logits at every position of a text.
 
-Each is made of :class:`kanlib.networks.texts.Texts` and is what :class:`kanlib.networks.probe.Probe` takes as its
+Each is made of :class:`kanlib.networks.texts.Texts`, and :class:`kanlib.networks.probe.Probe` takes it as its
 ``output_function``: ``f(output, labels) → [B]``, with the numbers of texts (``texts.rows``) as labels. The logits at
 position ``t − 1`` say which token comes at ``t``.
 
@@ -13,7 +13,6 @@ Example: heads and feed-forward networks of a Llama, asked how sure it is of a n
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from kanlib.errors import BadInputError
@@ -51,7 +50,7 @@ def mean_over_tokens(texts: Texts, function: str = "margin") -> OutputFunction:
 
 
 def log_prob(texts: Texts) -> OutputFunction:
-    """``log p(continuation | prompt) = Σ_t log p(t | what is before it)``, in nats. Errors: as :func:`next_token`."""
+    """``log p(continuation | prompt)``, the sum over its tokens, in nats. Errors: as :func:`next_token`."""
     _single(texts, "log_prob")
     return _read(texts, OUTPUT_FUNCTIONS["log_prob"], mean=False)
 
@@ -96,22 +95,17 @@ def _read(texts: Texts, function: _EachToken, *, mean: bool) -> OutputFunction:
     """Sum or mean of a function over the predicted tokens of each text, ``[B]`` or ``[B, K]``."""
 
     def read(output: object, labels: Tensor) -> Tensor:
-        asked = texts.to(labels.device)
-        tokens, predicted = asked.tokens[labels], asked.predicted[labels]
-        logits = token_logits(output, tokens)
+        there = texts.to(labels.device)
+        asked = Texts(there.tokens[labels], there.starts[labels], there.lengths[labels])
+        logits = token_logits(output, asked.tokens)
         # Only where something is predicted: a vocabulary is large, and a prompt may be long.
-        low, high = int(texts.starts.min()) if len(labels) == 0 else _span(asked, labels)
-        value = function(logits[..., low - 1 : high - 1, :], tokens[..., low:high])
-        kept = predicted[..., low:high]
+        low, high = int(asked.starts.min()), int(asked.lengths.max())
+        value = function(logits[..., low - 1 : high - 1, :], asked.tokens[..., low:high])
+        kept = asked.predicted[..., low:high]
         total = value.where(kept, 0).sum(-1)
         return total / kept.sum(-1) if mean else total
 
     return read
-
-
-def _span(texts: Texts, labels: Tensor) -> tuple[int, int]:
-    """The first token that any of these texts predicts, and the first after the last one."""
-    return int(texts.starts[labels].min()), int(texts.lengths[labels].max())
 
 
 def token_logits(found: object, tokens: Tensor) -> Tensor:
@@ -125,14 +119,11 @@ def token_logits(found: object, tokens: Tensor) -> Tensor:
     held = pieces(found)
     logits = next((held[place] for place in ("", "['logits']", ".logits", "[0]") if place in held), None)
     if not isinstance(logits, Tensor) or not logits.is_floating_point() or logits.shape[:-1] != tokens.shape:
-        what = (
-            f"{list(logits.shape)} of {logits.dtype}"
-            if isinstance(logits, Tensor)
-            else plain(type(found).__name__)
-        )
+        tensor = isinstance(logits, Tensor)
+        what = f"{list(logits.shape)} of {logits.dtype}" if tensor else plain(type(found).__name__)
         raise BadInputError(
-            f"the network puts out {what} for tokens {list(tokens.shape)}, expected logits {[*tokens.shape, 'V']}; "
-            "take a model with a language head, which says a token at each position."
+            f"the network puts out {what} for tokens {list(tokens.shape)}, expected logits of the next token at "
+            "each; take a model with a language head."
         )
     if tokens.numel() and int(tokens.max()) >= logits.shape[-1]:
         raise BadInputError(

@@ -18,7 +18,7 @@ def sampled(
     temperature: float = 1.0,
     batch_size: int = 100,
 ) -> list[list[int]]:
-    """n stories: from the beginning on, each token is drawn from ``softmax(logits / temperature)``.
+    """Stories: from the beginning on, each token is drawn from ``softmax(logits / temperature)``.
 
     Each story has a random stream of its own, so that more of them begin with the same ones, and a story does not
     depend on its batch (but for rounding). They are easier to the model than what it was trained on, as they hold
@@ -26,7 +26,7 @@ def sampled(
 
     Args:
         model: in evaluation mode.
-        n: stories.
+        n: how many.
         seed: of their streams.
         most: tokens of a story at most, the beginning among them; ``None``: the model's context.
         temperature: 1: as the model sees it; 0: always the likeliest token.

@@ -105,7 +105,7 @@ def prompts(
     encoder: Encoder,
     model: nn.Module | None = None,
 ) -> Texts:
-    """Prompts with what may follow: one continuation each (``tokens`` is ``[n, T]``), or K of them (``[n, K, T]``).
+    """Prompts with what may follow: one continuation each (tokens ``[n, T]``), or K of them (``[n, K, T]``).
 
     Prompt and continuation are tokenised together, as the model met them, and the tokens of the prompt must stay
     what they are alone. So a continuation that is a word begins with its space.
@@ -122,7 +122,8 @@ def prompts(
     """
     if len(given) != len(continuations):
         raise BadInputError(
-            f"there are {len(given)} prompts and continuations of {len(continuations)}, expected as many; pair them."
+            f"there are {len(given)} prompts, and continuations of {len(continuations)}, expected as many; pair "
+            "them."
         )
     alone = all(isinstance(one, str) for one in continuations)
     several = [[one] if isinstance(one, str) else list(one) for one in continuations]
@@ -133,12 +134,14 @@ def prompts(
                 "has; give each as many."
             )
     rows: list[list[int]] = []
-    starts = []
+    starts: list[int] = []
     for i, (prompt, some) in enumerate(zip(given, several, strict=True)):
         before = _encoded(prompt, encoder, f"prompt {i + 1}")
-        rows += [_continued(prompt, before, one, encoder, f"prompt {i + 1}") for one in some]
-        starts += [len(before)] * len(some)
-    texts = of_tokens(rows, starts, model)
+        for one in some:
+            rows.append(_continued(prompt, before, one, encoder, f"prompt {i + 1}"))
+            starts.append(len(before))
+            _check(rows[-1], len(before), f"prompt {i + 1} with {shown(one)}", *bounds(model))
+    texts = of_tokens(rows, starts)
     if alone:
         return texts
     each = (len(given), len(several[0]))
@@ -159,15 +162,15 @@ def read(file: str | Path, encoder: Encoder, model: nn.Module | None = None) -> 
         lines = Path(file).read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
     except (OSError, ValueError) as error:
         raise BadInputError(
-            f"the texts {plain(str(file))} cannot be read ({cause(error)}), expected a file of UTF-8, a text a line; "
-            "name another file."
+            f"the texts {plain(str(file))} cannot be read ({cause(error)}), expected a file of UTF-8, a text a "
+            "line; name another file."
         ) from error
     parts = [line.split("\t") for line in lines]
     for i, part in enumerate(parts):
         if len(part) != len(parts[0]):
             raise BadInputError(
-                f"line {i + 1} of {plain(str(file))} has {len(part) - 1} tabs, expected {len(parts[0]) - 1} as the "
-                "first has; correct it."
+                f"line {i + 1} of {plain(str(file))} has {len(part) - 1} tabs, expected {len(parts[0]) - 1} as "
+                "the first has; correct it."
             )
     if len(parts[0]) == 1:
         return documents(lines, encoder, model)
@@ -190,8 +193,8 @@ def bounds(model: nn.Module | None) -> tuple[int, int]:
 def _check(row: Sequence[int], start: int, name: str, vocabulary: int, context: int) -> None:
     if not 0 < start < len(row):
         raise BadInputError(
-            f"{name} has {len(row)} tokens, of which those from number {start} on are predicted, expected some "
-            "before it and it; take a longer text."
+            f"{name} has {start} tokens that are given and {len(row) - start} to predict, expected one or more of "
+            "each; take a longer text."
         )
     if len(row) > context:
         raise BadInputError(
@@ -201,8 +204,8 @@ def _check(row: Sequence[int], start: int, name: str, vocabulary: int, context: 
         if not 0 <= token < vocabulary:
             known = f"0 to {vocabulary - 1}" if vocabulary < _NO_BOUND else "0 or more"
             raise BadInputError(
-                f"{name} holds token {token}, which is outside the vocabulary, expected {known}; take the tokeniser "
-                "that belongs to the model."
+                f"{name} holds token {token}, which is outside the vocabulary, expected {known}; take the "
+                "tokeniser that belongs to the model."
             )
 
 
@@ -222,7 +225,7 @@ def _continued(prompt: str, before: list[int], continuation: str, encoder: Encod
     whole = _encoded(prompt + continuation, encoder, name)
     if whole[: len(before)] != before:
         raise BadInputError(
-            f"{name} ends in other tokens where {shown(continuation)} follows, expected those that it has alone; begin "
-            "the continuation with its space, and end the prompt without one."
+            f"{name} ends in other tokens where {shown(continuation)} follows, expected those that it has alone; "
+            "begin the continuation with its space, and end the prompt without one."
         )
     return whole
