@@ -1,8 +1,8 @@
 """Output functions of a language model: the scalar that is read from its logits at every position of a text.
 
-Each is made of :class:`kanlib.networks.texts.Texts`, and :class:`kanlib.networks.probe.Probe` takes it as its
-``output_function``: ``f(output, labels) → [B]``, with the numbers of texts (``texts.rows``) as labels. The logits at
-position ``t − 1`` say which token comes at ``t``.
+Each is made of :class:`kanlib.networks.texts.Texts` and given to :class:`kanlib.networks.probe.Probe` as its
+``output_function``: ``f(output, labels) → [B]``, with the numbers of texts (``texts.rows``) as labels. The logits
+at position ``t − 1`` say which token comes at ``t``.
 
 Example: heads and feed-forward networks of a Llama, asked how sure it is of a name::
 
@@ -12,6 +12,7 @@ Example: heads and feed-forward networks of a Llama, asked how sure it is of a n
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
@@ -117,7 +118,7 @@ def token_logits(found: object, tokens: Tensor) -> Tensor:
         BadInputError: there are none, as a model without a language head has none, or a token has no logit.
     """
     held = pieces(found)
-    logits = next((held[place] for place in ("", "['logits']", ".logits", "[0]") if place in held), None)
+    logits: Any = next((held[place] for place in ("", "['logits']", ".logits", "[0]") if place in held), None)
     if not isinstance(logits, Tensor) or not logits.is_floating_point() or logits.shape[:-1] != tokens.shape:
         tensor = isinstance(logits, Tensor)
         what = f"{list(logits.shape)} of {logits.dtype}" if tensor else plain(type(found).__name__)

@@ -126,9 +126,14 @@ def prompts(
             "them."
         )
     alone = all(isinstance(one, str) for one in continuations)
+    if not alone and any(isinstance(one, str) for one in continuations):
+        raise BadInputError(
+            "some prompts have a text as their continuation and others a list, expected one or the other; write "
+            "lists for all."
+        )
     several = [[one] if isinstance(one, str) else list(one) for one in continuations]
     for i, some in enumerate(several):
-        if len(some) != len(several[0]) or not some or (isinstance(continuations[i], str) != alone):
+        if len(some) != len(several[0]) or not some:
             raise BadInputError(
                 f"prompt {i + 1} has {len(some)} continuations, expected {len(several[0]) or 'some'} as the first "
                 "has; give each as many."
