@@ -1,12 +1,12 @@
-"""The KAN against its peers on a language model: heads and feed-forward networks of a Llama of 260 thousand weights.
+"""The KAN against its peers on a language model: heads and feed-forward networks of a small Llama.
 
-No text that it was trained on is at hand, so it writes stories itself (temperature 1). A prompt is the beginning of
-one, cut at a place drawn by the seed; what is explained is the margin of the token that comes next in the story, of
-prompts on which the model's first choice is that token. Each of the 40 heads and 5 feed-forward networks is scaled
-(``branch``). Every surrogate has the same masks; KAN and MLP have as many starts, decays and averaged members, each
-chosen by validation. What they are fitted with was chosen on the development prompts, which ``--development``
-shows; results are of the reported ones. ``python -m benchmarks.language <folder>`` takes the weights from elsewhere
-than ``../shared/weights/stories260K``. ``data/language.json`` has the table.
+No text that it was trained on is at hand, so it writes stories itself (temperature 1). A prompt is the beginning
+of one, cut at a place drawn by the seed; what is explained is the margin of the token that comes next in the
+story, of prompts on which the model's first choice is that token. Each of the 40 heads and 5 feed-forward
+networks is scaled (``branch``). Every surrogate has the same masks; KAN and MLP have as many starts, decays and
+averaged members, each chosen by validation. What they are fitted with was chosen on the development prompts,
+which ``--development`` shows; results are of the reported ones. ``python -m benchmarks.language <folder>`` takes
+the weights from elsewhere than ``../shared/weights/stories260K``. ``data/language.json`` has the table.
 """
 
 import sys
