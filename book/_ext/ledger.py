@@ -28,6 +28,7 @@ FAMILIES = {
         "imagenet_deit_tiny": "ImageNet, DeiT-tiny",
         "cifar10_miniresnet": "CIFAR-10, the small network of COAR's authors",
         "coar": "COAR of thousands of components",
+        "edit": "Edits of a network",
         "interactions": "Interactions, all setups",
         "sensitivity": "What the headline depends on",
         "kan": "Fitting KANs",

@@ -7,6 +7,12 @@ Example: a linear surrogate, coefficients up to order 3 at σ = 0, and averaged 
     level, errors = smoothed_of_surrogate(kan, 8, fit.scale, 3)
     averaged = bias_corrected(level, Batch(faithful), fit, 3)
     fidelity(averaged, reference, index)     # beside the network's own, as a table
+
+Example: the five components to remove so that the first image is classified rightly and the others stay::
+
+    coar = Coar().fit(fit, validation)
+    found = edit(coar.weights, targets=[0], references=range(1, 51), k=5)
+    found.removed, found.targets, found.mask(m)   # which, the predicted change, and the mask to ask a network with
 """
 
 from kanlib.attribution.averages import bias_corrected, smoothed_of_network, smoothed_of_surrogate
@@ -21,6 +27,16 @@ from kanlib.attribution.coefficients import (
     pair_matrix,
     similarity_order,
 )
+from kanlib.attribution.editing import (
+    Edit,
+    edit,
+    edit_by_pairs,
+    misclassified,
+    of_class,
+    scores,
+    screen,
+)
+from kanlib.attribution.pairs import Pairs, spanned
 from kanlib.attribution.regimes import Trials, budgeted, held_out, in_order, of_size
 from kanlib.attribution.screened import Screened
 from kanlib.attribution.surrogates import SURROGATES, Surrogate
@@ -29,6 +45,8 @@ __all__ = [
     "BASELINES",
     "SURROGATES",
     "Coar",
+    "Edit",
+    "Pairs",
     "Screened",
     "Surrogate",
     "Trials",
@@ -36,9 +54,13 @@ __all__ = [
     "budgeted",
     "certainty_table",
     "derivative_errors",
+    "edit",
+    "edit_by_pairs",
     "fidelity",
     "held_out",
     "in_order",
+    "misclassified",
+    "of_class",
     "of_expression",
     "of_kan",
     "of_singles",
@@ -46,8 +68,11 @@ __all__ = [
     "of_symbolic",
     "pair_matrix",
     "resampled",
+    "scores",
+    "screen",
     "significance",
     "similarity_order",
     "smoothed_of_network",
     "smoothed_of_surrogate",
+    "spanned",
 ]
