@@ -20,8 +20,9 @@ NOTEBOOKS = {file.stem: file for file in sources.notebooks(store.NOTEBOOKS)}
 FROZEN = {name for name in SETUPS if setups.Perturbation.from_setup(name).source == "frozen"}
 # Nobody has recorded these yet: their page says how to.
 PENDING = {name for name in FROZEN if not answers.path(name).exists()}
-# The chapter on many components is one of those setups whose file has a section on them.
+# The chapter on many components is one of those setups whose file has a section on them, if it can be had.
 REMOVED = {name: setups.Components.from_setup(name).source for name in SETUPS if "components" in setups.read(name)}
+REMOVED = {name: source for name, source in REMOVED.items() if source == "live" or removing.path(name).exists()}
 MANY = "06_components"
 NOT_SOURCES = {"setups", "__pycache__", ".ipynb_checkpoints"}
 

@@ -9,50 +9,63 @@ COAR. The number of directions and the KAN's knobs were chosen on development im
 
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from benchmarks.gating import seconds
 from kanlib import claims, files, metrics, store
 from kanlib.attribution import SURROGATES, Coar, Screened, of_singles
+from kanlib.machine import in_precision
 from kanlib.masks import Split, random_removals
-from kanlib.networks import Removals, removed
-from kanlib.setups import Components, Surrogate
+from kanlib.networks import Probe, Removals, find, removed
+from kanlib.networks.architectures import classifier
+from kanlib.networks.outputs import values
+from kanlib.networks.removing import responses_of_all
+from kanlib.setups import Components, Surrogate, Training
 
 SHARES, MASKS = (store.ROOT / "data" / f"components_{by}.json" for by in ("shares", "masks"))
 SETUPS = ("cifar10_miniresnet", "digits_resnet18")
 #: What claims call the methods.
 SHORT = {"coar": "coar", "leave_one_out": "loo", "gradient": "gp", "conductance": "nc", "influence": "ii"}
 BEYOND = ("quadratic", "mlp", "kan")
-#: Of the KAN and the MLP: as many members and starts for both.
-CONTEST = {"members": 4, "restarts": 3, "decays": [0.3, 1.0], "hidden": [8, 8], "grid": 3, "steps": 800}
-DIRECTIONS = 16
+#: Of the KAN and the MLP, beside what the first setup says: as many members and starts for both.
+CONTEST = {"members": 4, "restarts": 3}
 #: The fit whose seconds are claimed: components, images, masks.
 LARGE = (3904, 256, 8000)
+ROUNDS, PASSES = 15, 25  # of what recording costs
 
 
-def fitted(found: Removals) -> tuple[Coar, dict[str, Screened]]:
-    """COAR, and what is put on top of it."""
-    fit, validation = found.splits["fit"], found.splits["validation"]
-    coar = Coar().fit(fit, validation)
-    knobs = Surrogate.from_setup(SETUPS[0], CONTEST)
-    return coar, {
-        name: Screened(coar, partial(SURROGATES[name], knobs), DIRECTIONS).fit(fit, validation) for name in BEYOND
-    }
+@dataclass(frozen=True)
+class Models:
+    """COAR of some examples, and what is put on top of it."""
 
+    found: Removals
+    coar: Coar
+    beyond: Mapping[str, Screened]
 
-def predictions(found: Removals, coar: Coar, beyond: dict[str, Screened], masks: Tensor) -> dict[str, Tensor]:
-    """Of every method, ``[E, N]``."""
-    weights = of_singles(found.single)
-    singles = {name: w.double() @ masks.double().T for name, w in weights.items()}
-    on_top = {f"coar and {name}": model.predict(masks) for name, model in beyond.items()}
-    return {"coar": coar.predict(masks)} | singles | on_top
+    @classmethod
+    def of(cls, found: Removals, directions: int) -> "Models":
+        """Fitted on their masks."""
+        splits = found.splits["fit"], found.splits["validation"]
+        coar, knobs = Coar().fit(*splits), Surrogate.from_setup(SETUPS[0], CONTEST)
+        made = {name: partial(SURROGATES[name], knobs) for name in BEYOND}
+        return cls(found, coar, {k: Screened(coar, make, directions).fit(*splits) for k, make in made.items()})
+
+    def predicted(self, masks: Tensor) -> dict[str, Tensor]:
+        """Of every method, ``[E, N]``."""
+        weights = of_singles(self.found.single)
+        singles = {name: w.double() @ masks.double().T for name, w in weights.items()}
+        on_top = {f"coar and {name}": model.predict(masks) for name, model in self.beyond.items()}
+        return {"coar": self.coar.predict(masks)} | singles | on_top
 
 
 def said(name: str) -> str:
@@ -60,79 +73,111 @@ def said(name: str) -> str:
     return " and ".join(metrics.TITLES[part] for part in name.split(" and "))
 
 
+def by_share(network: str, models: Models, shares: Sequence[float]) -> list[dict]:
+    """A row for each share that test masks remove and each method."""
+    rows = []
+    for share in shares:
+        split = models.found.splits[f"test {share:g}"]
+        for name, of_all in models.predicted(split.masks).items():
+            estimate = metrics.pearson_estimate(of_all, split.responses)
+            row = {"network": network, "share removed": share, "method": said(name), "Pearson": estimate.value}
+            rows.append(row | {"low": estimate.low, "high": estimate.high})
+    return rows
+
+
+def by_masks(network: str, found: Removals, test: Split) -> list[dict]:
+    """COAR's Pearson by the number of fit masks, and beside it that of leave one out."""
+    fit, m, rows = found.splits["fit"], len(found.components), []
+    alone = of_singles(found.single)["leave_one_out"].double() @ test.masks.double().T
+    sizes = [n for n in (m // 10, m // 5, m // 2, m, 2 * m, 5 * m, 10 * m) if n < len(fit.masks)]
+    for n in [*sizes, len(fit.masks)]:
+        coar = Coar().fit(fit.part(n), found.splits["validation"]).predict(test.masks)
+        for name, of_all in (("coar", coar), ("leave_one_out", alone)):
+            value = metrics.pearson(of_all, test.responses).mean().item()
+            rows.append({"network": network, "method": said(name), "Pearson": value, "masks": n})
+    return rows
+
+
+def claimed(setup: str, models: Models, share: float) -> list[claims.Claim]:
+    """The claims of a setup at the share of its fit masks."""
+    command = claims.Command(f"python -m benchmarks.components {setup}", device="2 CPU cores")
+    found, test = models.found, models.found.splits[f"test {share:g}"]
+    predicted, m = models.predicted(test.masks), len(found.components)
+    words = f"of {setup}, {m:,} filters, unseen removals of a share of {share:g}, {len(test.responses)} images"
+    rows = [
+        command.claim(f"{setup}.filters.number", f"Filters that are components of {setup}", m),
+        command.claim(f"{setup}.filters.accuracy", f"Test accuracy of {setup}, intact", found.accuracy),
+    ]
+    for name, short in SHORT.items():
+        estimate = metrics.pearson_estimate(predicted[name], test.responses)
+        rows.append(
+            command.claim(f"{setup}.filters.{short}.pearson", f"Test Pearson of {said(name)}, {words}", estimate)
+        )
+    with_kan = f"{said('coar and kan')} over {models.beyond['kan'].n_directions} directions"
+    leads = [("coar", said("coar"), name, short) for name, short in SHORT.items() if name != "coar"]
+    leads += [("coar and kan", with_kan, "coar", "coar")]
+    leads += [("coar and kan", with_kan, f"coar and {name}", name) for name in BEYOND if name != "kan"]
+    for one, title, other, short in leads:
+        rows.append(
+            command.claim(
+                f"{setup}.filters.{'coar' if one == 'coar' else 'kan'}_minus_{short}",
+                f"Test Pearson of {title} less that of {said(other)}, {words}",
+                metrics.ahead(predicted[one], predicted[other], test.responses),
+                "low > 0" if (one, short) == ("coar", "loo") else "",
+                aim=True,
+            )
+        )
+    return rows
+
+
 def measured(setup: str, *, development: bool = False) -> None:
     """The tables and claims of a setup; with ``development`` those of its development images, printed alone."""
     p = Components.from_setup(setup)
     torch.set_num_threads(p.threads)
-    everything = removed(p)[0]
-    found = everything.parts()[development]
-    m = len(found.components)
-    coar, beyond = fitted(found)
-    command = claims.Command(f"python -m benchmarks.components {setup}", device="2 CPU cores")
-    by_share: dict[float, tuple] = {}
-    rows: list[dict] = []
-    for share in p.shares:
-        split = found.splits[f"test {share:g}"]
-        predicted = predictions(found, coar, beyond, split.masks)
-        estimates = {name: metrics.pearson_estimate(v, split.responses) for name, v in predicted.items()}
-        by_share[share] = split, predicted, estimates
-        rows += [
-            {"network": setup, "share removed": share, "method": said(name), "Pearson": e.value}
-            | {"low": e.low, "high": e.high}
-            for name, e in estimates.items()
-        ]
-    split, predicted, estimates = by_share[p.share]
-    loo = estimates["leave_one_out"].value
-    alone = {"network": setup, "method": metrics.TITLES["leave_one_out"], "Pearson": loo}
-    curve: list[dict] = []
-    for n in [n for n in (m // 10, m // 5, m // 2, m, 2 * m, 5 * m, 10 * m) if n < p.n_fit] + [p.n_fit]:
-        some = Coar().fit(found.splits["fit"].part(n), found.splits["validation"]).predict(split.masks)
-        value = metrics.pearson(some, split.responses).mean().item()
-        curve += [{"network": setup, "method": "COAR", "Pearson": value, "masks": n}, alone | {"masks": n}]
-    for row in rows + curve:
+    found = removed(p)[0].parts()[development]
+    models = Models.of(found, p.directions)
+    tables = {
+        SHARES: by_share(setup, models, p.shares),
+        MASKS: by_masks(setup, found, found.splits[f"test {p.share:g}"]),
+    }
+    for row in [row for rows in tables.values() for row in rows]:
         print(*row.values(), sep=" | ", flush=True)
     if development:
         return
-    words = f"of {setup}, {m:,} filters, unseen removals of a share of {p.share:g}, {len(split.responses)} images"
-    recorded = [
-        command.claim(f"{setup}.filters.number", f"Filters that are components of {setup}", m),
-        command.claim(f"{setup}.filters.accuracy", f"Test accuracy of {setup}, intact", everything.accuracy),
-    ]
-    recorded += [
-        command.claim(
-            f"{setup}.filters.{short}.pearson",
-            f"Test Pearson of {metrics.TITLES[name]}, {words}",
-            estimates[name],
-        )
-        for name, short in SHORT.items()
-    ]
-    recorded += [
-        command.claim(
-            f"{setup}.filters.coar_minus_{short}",
-            f"Test Pearson of COAR less that of {metrics.TITLES[name]}, {words}",
-            metrics.ahead(predicted["coar"], predicted[name], split.responses),
-            "low > 0" if name == "leave_one_out" else "",
-            aim=True,
-        )
-        for name, short in SHORT.items()
-        if name != "coar"
-    ]
-    for name in ("kan", "mlp", "quadratic"):
-        other = {"kan": "coar"} | dict.fromkeys(("mlp", "quadratic"), f"coar and {name}")
-        one, two = predicted["coar and kan"], predicted[other[name]]
-        peer = "COAR alone" if name == "kan" else f"COAR and {metrics.TITLES[name]}"
-        recorded.append(
-            command.claim(
-                f"{setup}.filters.kan_minus_{'coar' if name == 'kan' else name}",
-                f"Test Pearson of COAR and a KAN over {DIRECTIONS} directions less that of {peer}, {words}",
-                metrics.ahead(one, two, split.responses),
-            )
-        )
-    for target, new in ((SHARES, rows), (MASKS, curve)):
+    for target, rows in tables.items():
         kept = json.loads(target.read_text(encoding="utf8")) if target.exists() else []
-        of_all = [row for row in kept if row["network"] != setup] + new
+        of_all = [row for row in kept if row["network"] != setup] + rows
         files.write_json(target, sorted(of_all, key=lambda row: SETUPS.index(row["network"])))
-    claims.record(recorded)
+    claims.record(claimed(setup, models, p.share))
+
+
+def recording() -> None:
+    """Forward passes under masks against plain ones, in turns: the first setup's network, random weights."""
+    p = Components.from_setup(SETUPS[0])
+    torch.set_num_threads(p.threads)
+    model, _ = classifier(Training.from_setup(SETUPS[0]).architecture, 10, small_images=False, seed=0)
+    model = model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    x = torch.randn(p.batch_size, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    names = find(model, p.components)
+    labels = torch.zeros(len(x), dtype=torch.long)
+    probe = Probe(model, names, x, labels, batch_size=len(x), precision=p.precision)
+    masks = random_removals(PASSES, len(names), p.share, 0, "recording")
+
+    def plain() -> None:
+        with torch.inference_mode(), in_precision(p.precision, x.device):
+            for _ in masks:
+                values(model(x), labels, [probe.output_function])
+
+    ratios = [seconds(plain, 1) / seconds(lambda: responses_of_all(probe, masks), 1) for _ in range(ROUNDS + 1)]
+    # The first round warms both up.
+    ratios = ratios[1:]
+    command = claims.Command("python -m benchmarks.components recording", device="2 CPU cores")
+    words = (
+        f"Passes a second under masks of {len(names)} filters of {SETUPS[0]} over plain ones, median and range of "
+        f"{ROUNDS} rounds of {PASSES} passes of {len(x)} images each"
+    )
+    estimate = metrics.Estimate(statistics.median(ratios), min(ratios), max(ratios))
+    claims.record([command.claim("coar.recording_throughput", words, estimate, ">= 0.95", aim=True)])
 
 
 def large() -> None:
@@ -148,13 +193,13 @@ def large() -> None:
     print(time.perf_counter() - start, memory)
 
 
-def seconds() -> None:
+def fit_seconds() -> None:
     """Seconds and memory of that fit, in a process of its own."""
     command = claims.Command("python -m benchmarks.components fit", device="2 CPU cores")
-    said = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-m", "benchmarks.components", "large"], capture_output=True, text=True, check=True
     )
-    took, memory = map(float, said.stdout.split())
+    took, memory = map(float, printed.stdout.split())
     m, e, n = LARGE
     words = f"COAR of {m:,} components, {e} images and {n:,} masks"
     claims.record(
@@ -167,13 +212,13 @@ def seconds() -> None:
 
 def main(asked: Sequence[str]) -> None:
     warnings.filterwarnings("ignore", message="a KAN of")
-    if "large" in asked:
-        large()
-    for setup in [name for name in asked if not name.startswith("-") and name not in ("fit", "large")]:
-        measured(setup, development="--development" in asked)
-    if "fit" in asked:
-        seconds()
+    parts = {"large": large, "fit": fit_seconds, "recording": recording}
+    for name in asked:
+        if name in parts:
+            parts[name]()
+        elif not name.startswith("-"):
+            measured(name, development="--development" in asked)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or [*SETUPS, "fit"])
+    main(sys.argv[1:] or [*SETUPS, "fit", "recording"])

@@ -39,7 +39,7 @@ class Halves:
 def halves(model: nn.Module, data: Images, change: Callable[[Tensor], Tensor] = lambda x: x) -> Halves:
     """The halves of the test split; ``change`` is made to its images."""
     p = Components.from_setup(SETUP)
-    torch.set_num_threads(1)
+    torch.set_num_threads(p.threads)
     model, labels = model.to(memory_format=torch.channels_last), data.test.labels
     names = find(model, p.components)
     order = torch.randperm(len(labels), generator=generator(0, "editing halves"))
@@ -62,11 +62,13 @@ def answers(probe: Probe, run: str) -> dict[str, Tensor]:
     target, m = store.path(run, "editing"), len(probe.components)
     masks = designs(Components.from_setup(SETUP, _MASKS), m)
     masks["alone"] = removals(m, [(j,) for j in range(m)])
-    if not target.exists():
+    made_from = {"masks": masks, "images": {"x": probe.x}, "weights": probe.model.state_dict()}
+    determined = {name: store.tensors_hash(tensors) for name, tensors in made_from.items()}
+    if not target.exists() or store.load(target, "editing").record["inputs"] != determined:
         clean = responses_of_all(probe, torch.zeros(1, m))
         content = {name: responses_of_all(probe, sigma) - clean for name, sigma in masks.items()}
         content["gradient"] = probe.gradients(torch.zeros(1, m), None)[:, 0].contiguous()
-        store.save(target, content, kind="editing", parameters={}, inputs={})
+        store.save(target, content, kind="editing", parameters={}, inputs=determined)
     return store.load(target, "editing").content
 
 

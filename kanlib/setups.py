@@ -396,7 +396,7 @@ class Components(Stage):
     n_validation: Positive = Field(300, description="masks that choose what they leave open")
     n_test: Positive = Field(100, description="test masks of each share")
     path_steps: Positive = Field(20, description="intervals of the path of conductance and influence")
-    directions: Positive = Field(8, description="of gate space, that COAR screens for models beyond it")
+    directions: Positive = Field(16, description="of gate space, that COAR screens for models beyond it")
     methods: list[SurrogateName] = Field(
         ["quadratic", "trees", "mlp", "kan"],
         min_length=1,

@@ -18,7 +18,7 @@ Example: the five components to remove so that the first image is classified rig
 from kanlib.attribution.averages import bias_corrected, smoothed_of_network, smoothed_of_surrogate
 from kanlib.attribution.baselines import BASELINES
 from kanlib.attribution.certainty import certainty_table, fidelity, resampled, significance
-from kanlib.attribution.coar import Coar, of_singles
+from kanlib.attribution.coar import Coar, of_singles, spanned
 from kanlib.attribution.coefficients import (
     derivative_errors,
     of_expression,
@@ -36,7 +36,7 @@ from kanlib.attribution.editing import (
     scores,
     screen,
 )
-from kanlib.attribution.pairs import Pairs, spanned
+from kanlib.attribution.pairs import Pairs
 from kanlib.attribution.regimes import Trials, budgeted, held_out, in_order, of_size
 from kanlib.attribution.screened import Screened
 from kanlib.attribution.surrogates import SURROGATES, Surrogate

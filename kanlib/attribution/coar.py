@@ -1,6 +1,6 @@
 """COAR for thousands of components: one regression for all examples, by normal equations that they share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -21,7 +21,8 @@ class Coar:
 
     With more masks than components the least ridges are least squares, as the authors fit it; with fewer only a
     ridge makes the equations solvable at all. The constant b is theirs too: masks that all remove a tenth of the
-    network are far from σ = 0.
+    network are far from σ = 0. (:class:`kanlib.attribution.surrogates.Linear` is COAR on masks about σ = 0, where
+    the constant is known to be 0.)
 
     ``(X'X + ρ N v I) W = X'Y`` with centred masks X ``[N, m]``, their mean variance v and centred responses
     Y ``[N, E]`` is factorised once a ridge ρ, for all examples.
@@ -68,30 +69,69 @@ class Coar:
         unseen = validation.masks.double() - mean
         truth = (validation.responses.double() - y_mean[:, None]).T
         size = float(gram.diagonal().mean())
-        best = truth.new_full((truth.shape[1],), torch.inf)
-        weights, chosen = truth.new_zeros(m, truth.shape[1]), torch.zeros_like(best)
-        for ridge in self.ridges:
-            shifted = gram.clone()
-            shifted.diagonal().add_(ridge * size)
-            factor, info = torch.linalg.cholesky_ex(shifted)
-            if int(info):
-                continue
-            found = torch.cholesky_solve(target, factor)
-            error = (unseen @ found - truth).square().mean(0)
-            better = error < best
-            best, chosen = torch.where(better, error, best), torch.where(better, ridge, chosen)
-            weights = torch.where(better, found, weights)
-        if not best.isfinite().all():
-            raise BadInputError(
-                "COAR's equations cannot be solved with any ridge, expected masks that differ; draw others."
-            )
-        self.weights, self.chosen = weights.T.contiguous(), chosen
+        shifts = (gram.new_full((m,), ridge * size) for ridge in self.ridges)
+        weights, choice = by_validation(gram, target, shifts, unseen, truth)
+        self.weights, self.chosen = weights.T.contiguous(), gram.new_tensor(list(self.ridges))[choice]
         self.constant = y_mean - self.weights @ mean
         return self
 
     def predict(self, masks: Tensor) -> Tensor:
         """``b + w·σ`` of masks ``[N, m]``, ``[E, N]`` (fp64)."""
         return self.constant[:, None] + self.weights @ masks.double().T
+
+
+def by_validation(
+    gram: Tensor, target: Tensor, shifts: Iterable[Tensor], unseen: Tensor, truth: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Solutions of ``(G + diag(s)) W = T`` for several ridges s, of which validation chooses one for each column.
+
+    Each matrix is factorised once, for all columns.
+
+    Args:
+        gram: G ``[p, p]`` (fp64).
+        target: T ``[p, E]``.
+        shifts: ridges s ``[p]`` to choose from.
+        unseen: terms of the validation masks ``[N, p]``.
+        truth: responses to these ``[N, E]``.
+
+    Returns:
+        W ``[p, E]``, and the number of the ridge of each column ``[E]``.
+
+    Raises:
+        BadInputError: no ridge makes the equations solvable.
+    """
+    best = truth.new_full((truth.shape[1],), torch.inf)
+    weights, choice = torch.zeros_like(target), torch.zeros_like(best, dtype=torch.long)
+    for i, shift in enumerate(shifts):
+        shifted = gram.clone()
+        shifted.diagonal().add_(shift)
+        factor, info = torch.linalg.cholesky_ex(shifted)
+        if int(info):
+            continue
+        found = torch.cholesky_solve(target, factor)
+        error = (unseen @ found - truth).square().mean(0)
+        better = error < best
+        best, choice = torch.where(better, error, best), torch.where(better, i, choice)
+        weights = torch.where(better, found, weights)
+    if not best.isfinite().all():
+        raise BadInputError(
+            "the equations cannot be solved with any ridge, expected masks that differ; draw others."
+        )
+    return weights, choice
+
+
+def spanned(weights: Tensor, n: int) -> Tensor:
+    """The directions ``[m, n]`` that attributions ``[E, m]`` span: their first n right singular vectors.
+
+    Raises:
+        BadInputError: n is not between 1 and both of E and m.
+    """
+    if not 1 <= n <= min(weights.shape):
+        raise BadInputError(
+            f"{n} directions were asked for, expected 1 to {min(weights.shape)} for {len(weights)} examples of "
+            f"{weights.shape[1]} components; ask for fewer."
+        )
+    return torch.linalg.svd(weights.double(), full_matrices=False).Vh[:n].T.contiguous()
 
 
 def of_singles(single: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from kanlib.attribution.coar import by_validation
 from kanlib.errors import BadInputError
 from kanlib.machine import room_for
 from kanlib.masks import Split
@@ -15,20 +16,6 @@ from kanlib.masks import Split
 SINGLE_RIDGES = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 #: Ridges of products, as shares of a product's own variance; the last leaves none standing.
 PAIR_RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 1e6)
-
-
-def spanned(weights: Tensor, n: int) -> Tensor:
-    """The directions ``[m, n]`` that attributions ``[E, m]`` span: their first n right singular vectors.
-
-    Raises:
-        BadInputError: n is not between 1 and both of E and m.
-    """
-    if not 1 <= n <= min(weights.shape):
-        raise BadInputError(
-            f"{n} directions were asked for, expected 1 to {min(weights.shape)} for {len(weights)} examples of "
-            f"{weights.shape[1]} components; ask for fewer."
-        )
-    return torch.linalg.svd(weights.double(), full_matrices=False).Vh[:n].T.contiguous()
 
 
 @dataclass
@@ -91,16 +78,10 @@ class Pairs:
         size[:m] = size[:m].mean()
         if self.directions is None:
             size[m:] = size[m:].mean()
-        best, chosen = torch.full((truth.shape[1],), torch.inf).double(), torch.zeros(truth.shape[1]).double()
-        found = torch.zeros_like(target)
-        for single, ridge in product(self.single_ridges, self.ridges):
-            share = torch.where(torch.arange(p) < m, single, ridge)
-            solved = torch.cholesky_solve(target, torch.linalg.cholesky(gram + torch.diag(share * size)))
-            error = (unseen @ solved - truth).square().mean(0)
-            better = error < best
-            best, chosen = torch.where(better, error, best), torch.where(better, ridge, chosen)
-            found = torch.where(better, solved, found)
-        self.chosen = chosen
+        ridges = list(product(self.single_ridges, self.ridges))
+        shifts = (torch.where(torch.arange(p) < m, single, ridge) * size for single, ridge in ridges)
+        found, choice = by_validation(gram, target, shifts, unseen, truth)
+        self.chosen = gram.new_tensor([ridge for _, ridge in ridges])[choice]
         # From products about the mean to products of σ itself.
         products = found.T.new_zeros(len(y_mean), basis.shape[1], basis.shape[1])
         products[:, first, second] += found.T[:, m:]

@@ -3,10 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
-from kanlib.attribution.coar import Coar
+from kanlib.attribution.coar import Coar, spanned
 from kanlib.attribution.surrogates import Surrogate
 from kanlib.errors import BadInputError
 from kanlib.masks import Split
@@ -47,7 +46,7 @@ class Screened:
                 f"directions is {self.n_directions}, expected at most {min(weights.shape)} for "
                 f"{len(weights)} examples of {weights.shape[1]} components; lower directions."
             )
-        basis = torch.linalg.svd(weights, full_matrices=False).Vh[: self.n_directions].T
+        basis = spanned(weights, self.n_directions)
         along = data.masks.double() @ basis
         self.directions = (basis / along.std(0)).float()
         self.beyond = self.made().fit(self._rest(data), self._rest(validation))

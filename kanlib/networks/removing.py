@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kanlib import machine, store
-from kanlib.errors import BadInputError
+from kanlib.errors import BadInputError, shown
 from kanlib.machine import enough_memory, in_precision
 from kanlib.masks import Split, random_removals, removals
 from kanlib.networks import models
@@ -31,6 +31,8 @@ from kanlib.setups import Components, Perturbation
 KIND = "components"
 #: What is known of each component beside the masks: its own removal, and three kinds of derivatives.
 SINGLE = ("alone", "gradient", "conductance", "influence")
+#: Knobs that decide what a response or a derivative is, so that a recording answers to no other values of them.
+_DECISIVE = ("components", "path_steps", "precision")
 _BLOCK = 500  # masks between two savings
 
 
@@ -59,7 +61,7 @@ class Removals:
     single: Mapping[str, Tensor]
     accuracy: float
 
-    def of(self, examples: slice) -> "Removals":
+    def of(self, examples: slice | Tensor) -> "Removals":
         """The same of some of its examples."""
         return replace(
             self,
@@ -109,7 +111,7 @@ def asked(p: Components, target: Path | None) -> tuple[Removals, store.Artifact]
 
     Args:
         p: the knobs.
-        target: the recording that is written as examples are done, and gone on with; ``None``: none is.
+        target: the recording that is written block by block, and gone on with; ``None``: none is.
 
     Raises:
         BadInputError: no model, one that :meth:`kanlib.networks.probe.Probe.check` refuses, or a recording of
@@ -142,7 +144,7 @@ def asked(p: Components, target: Path | None) -> tuple[Removals, store.Artifact]
         # The others are of the same stream; so a recording grows where more of them are asked for.
         "masks": store.tensors_hash({"validation": masks["validation"]}),
     }
-    content, knobs = _resumed(target, determined, weights), p.model_dump(exclude={"run"})
+    content, knobs = _resumed(target, p, determined, weights), p.model_dump(exclude={"run"})
     inputs = {"model": weights.hash}
     for key, stop, compute in tqdm(list(_units(probe, masks, p)), "removals", unit="block", mininterval=1):
         have = content[key].shape[-1] if key in content else 0
@@ -226,13 +228,16 @@ def responses_of_all(probe: Probe, sigma: Tensor) -> Tensor:
     return out
 
 
-def _resumed(target: Path | None, determined: Mapping, weights: store.Artifact) -> dict[str, Tensor]:
+def _resumed(
+    target: Path | None, p: Components, determined: Mapping, weights: store.Artifact
+) -> dict[str, Tensor]:
     if target is None or not target.exists():
         return {}
     before = store.load(target, KIND)
-    now = dict(determined) | {"inputs": {"model": weights.hash}}
+    now = dict(determined) | {"inputs": {"model": weights.hash}} | {name: getattr(p, name) for name in _DECISIVE}
+    then = before.record["parameters"] | before.record
     for key, value in now.items():
-        if before.record.get(key) != value:
+        if then.get(key) != value:
             raise BadInputError(
                 f"{target.relative_to(store.ROOT)} was recorded with other {key}; move it away to record anew."
             )
@@ -250,6 +255,12 @@ def _read(kept: store.Artifact, p: Components) -> Removals:
             f"{reported} reported and {development} development examples were recorded, expected {p.n_examples} "
             f"and {p.n_development}; lower n_examples and n_development, or set source to live."
         )
+    for name in _DECISIVE:
+        if getattr(p, name) != getattr(had, name):
+            raise BadInputError(
+                f"{name} is {shown(getattr(p, name))}, but {shown(getattr(had, name))} was recorded; take "
+                "that, or set source to live."
+            )
     drawn = designs(had, m)
     if store.tensors_hash({"validation": drawn["validation"]}) != kept.said("masks", str):
         raise kept.wrong("its masks are not those that its seed draws here")
@@ -265,17 +276,9 @@ def _read(kept: store.Artifact, p: Components) -> Removals:
         splits[split] = Split(sigma, kept.tensor(split, (n, None), torch.float16).float()[:, : len(sigma)])
     single = {name: kept.tensor(name, (n, m), torch.float16).float() for name in SINGLE}
     clean = kept.tensor("clean", (n,))
-    whole = Removals(names, positions, labels, reported, clean, splits, single, kept.said("accuracy", float))
-    keep = torch.cat([torch.arange(p.n_examples), reported + torch.arange(p.n_development)])
-    return replace(
-        whole,
-        positions=positions[keep],
-        labels=labels[keep],
-        reported=p.n_examples,
-        clean=clean[keep],
-        splits={name: split.of(keep) for name, split in splits.items()},
-        single={name: value[keep] for name, value in single.items()},
-    )
+    accuracy = kept.said("accuracy", float)
+    whole = Removals(names, positions, labels, p.n_examples, clean, splits, single, accuracy)
+    return whole.of(torch.cat([torch.arange(p.n_examples), reported + torch.arange(p.n_development)]))
 
 
 def record(setup: str) -> Path:

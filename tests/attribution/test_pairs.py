@@ -2,8 +2,8 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from kanlib.attribution.coar import Coar
-from kanlib.attribution.pairs import Pairs, spanned
+from kanlib.attribution.coar import Coar, spanned
+from kanlib.attribution.pairs import Pairs
 from kanlib.errors import BadInputError
 from kanlib.masks import Split, gaussian, random_removals
 from tests.helpers import randn

@@ -104,6 +104,8 @@ def test_a_recording_is_gone_on_with_where_it_stopped_and_grows(components, monk
         ({"n_examples": 6}, "5 reported and 2 development examples were recorded, expected 6 and 2; lower"),
         ({"n_fit": 41}, "41 masks of fit with share 0.3 and seed 0 were asked for, but others were recorded"),
         ({"share": 0.4}, "40 masks of fit with share 0.4 and seed 0 were asked for, but others were recorded"),
+        ({"path_steps": 4}, "path_steps is 4, but 3 was recorded; take that, or set source to live"),
+        ({"components": ["0[*]"]}, "components is .* was recorded; take that, or set source to live"),
         ({"shares": [0.5]}, "12 masks of test 0.5 with share 0.3 and seed 0 were asked for"),
     ],
 )
@@ -120,8 +122,9 @@ def test_without_a_recording_the_command_is_said(components, rewrite):
         removing.removed(Components.from_setup("small"))
 
 
-def test_a_recording_with_other_masks_is_not_gone_on_with(components, rewrite):
+@pytest.mark.parametrize(("changes", "what"), [({"share": 0.4}, "masks"), ({"path_steps": 4}, "path_steps")])
+def test_a_recording_of_other_things_is_not_gone_on_with(components, rewrite, changes, what):
     removing.record("small")
-    rewrite(components=SMALL | {"share": 0.4})
-    with pytest.raises(BadInputError, match="was recorded with other masks; move it away to record anew"):
+    rewrite(components=SMALL | changes)
+    with pytest.raises(BadInputError, match=f"was recorded with other {what}; move it away to record anew"):
         removing.record("small")
