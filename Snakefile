@@ -20,10 +20,10 @@ NOTEBOOKS = {file.stem: file for file in sources.notebooks(store.NOTEBOOKS)}
 FROZEN = {name for name in SETUPS if setups.Perturbation.from_setup(name).source == "frozen"}
 # Nobody has recorded these yet: their page says how to.
 PENDING = {name for name in FROZEN if not answers.path(name).exists()}
-# The chapter on many components is one of those setups whose file has a section on them, if it can be had.
-REMOVED = {name: setups.Components.from_setup(name).source for name in SETUPS if "components" in setups.read(name)}
-REMOVED = {name: source for name, source in REMOVED.items() if source == "live" or removing.path(name).exists()}
+# Chapters of those setups alone whose file has their section. The one on many components can do with a recording.
 MANY = "06_components"
+ASKED_FOR = {name for name in NOTEBOOKS if setups.of_notebook(name).asked_for}
+REMOVED = {name: setups.Components.from_setup(name).source for name in SETUPS if "components" in setups.read(name)}
 NOT_SOURCES = {"setups", "__pycache__", ".ipynb_checkpoints"}
 
 
@@ -65,12 +65,18 @@ def inputs(notebook):
     return of
 
 
+def can_be_had(setup, notebook):
+    """Whether the setup asks for that chapter, and the recording that it reads has been made."""
+    asked = setups.of_notebook(notebook).section in setups.read(setup)
+    return asked and (notebook != MANY or REMOVED[setup] == "live" or removing.path(setup).exists())
+
+
 def pages(setup):
-    many = [MANY] if setup in REMOVED else []
+    more = [notebook for notebook in NOTEBOOKS if notebook in ASKED_FOR and can_be_had(setup, notebook)]
     if setup in PENDING:
-        return many or ["pending"]
-    left_out = {MANY, "00_training"} if setup in FROZEN else {MANY}
-    return [notebook for notebook in NOTEBOOKS if notebook not in left_out] + many
+        return more or ["pending"]
+    left_out = ASKED_FOR | ({"00_training"} if setup in FROZEN else set())
+    return [notebook for notebook in NOTEBOOKS if notebook not in left_out] + more
 
 
 def page(setup, name):

@@ -37,6 +37,8 @@ class Stage(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
     section: ClassVar[str]
+    #: Whether only those setups have this notebook whose file has its section.
+    asked_for: ClassVar[bool] = False
 
     setup: Annotated[str, AfterValidator(_setup)] = Field(
         "digits_resnet18", description="a file in notebooks/setups; gives what is None here"
@@ -376,6 +378,7 @@ class Components(Stage):
     """COAR in its own regime: removals of random sets of hundreds or thousands of components."""
 
     section: ClassVar[str] = "components"
+    asked_for: ClassVar[bool] = True
 
     source: Literal["live", "frozen"] = Field(
         "live", description="live: ask the network; frozen: data/responses, recorded before"
