@@ -15,15 +15,17 @@ from kanlib.networks import answers, removing
 
 DEFAULT = "digits_resnet18"
 SETUPS = str(config.get("setups", DEFAULT)).split() or [""]
+# The table of contents has the pages of the default setup in any case.
+LISTED = list(dict.fromkeys([DEFAULT, *SETUPS]))
 NOTEBOOKS = {file.stem: file for file in sources.notebooks(store.NOTEBOOKS)}
 # Setups whose responses come with the project need neither weights nor data.
-FROZEN = {name for name in SETUPS if setups.Perturbation.from_setup(name).source == "frozen"}
+FROZEN = {name for name in LISTED if setups.Perturbation.from_setup(name).source == "frozen"}
 # Nobody has recorded these yet: their page says how to.
 PENDING = {name for name in FROZEN if not answers.path(name).exists()}
 # Chapters of those setups alone whose file has their section. The one on many components can do with a recording.
 MANY = "06_components"
 ASKED_FOR = {name for name in NOTEBOOKS if setups.of_notebook(name).asked_for}
-REMOVED = {name: setups.Components.from_setup(name).source for name in SETUPS if "components" in setups.read(name)}
+REMOVED = {name: setups.Components.from_setup(name).source for name in LISTED if "components" in setups.read(name)}
 NOT_SOURCES = {"setups", "__pycache__", ".ipynb_checkpoints"}
 
 
@@ -128,7 +130,7 @@ rule toc:
     output:
         "_build/toc.yml",
     params:
-        pages=json.dumps({setup: pages(setup) for setup in dict.fromkeys([DEFAULT, *SETUPS])}),
+        pages=json.dumps({setup: pages(setup) for setup in LISTED}),
     shell:
         "python -m book.contents toc {input:q} {output:q} {params.pages:q}"
 
