@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kanlib import files, setup_files, setups, sources, store
 from kanlib.errors import spoken
-from kanlib.networks import answers, removing
+from kanlib.networks import answers
 
 DEFAULT = "digits_resnet18"
 SETUPS = str(config.get("setups", DEFAULT)).split() or [""]
@@ -22,10 +22,8 @@ NOTEBOOKS = {file.stem: file for file in sources.notebooks(store.NOTEBOOKS)}
 FROZEN = {name for name in LISTED if setups.Perturbation.from_setup(name).source == "frozen"}
 # Nobody has recorded these yet: their page says how to.
 PENDING = {name for name in FROZEN if not answers.path(name).exists()}
-# Chapters of those setups alone whose file has their section. The one on many components can do with a recording.
-MANY = "06_components"
-ASKED_FOR = {name for name in NOTEBOOKS if setups.of_notebook(name).asked_for}
-REMOVED = {name: setups.Components.from_setup(name).source for name in LISTED if "components" in setups.read(name)}
+# Chapters of those setups alone whose file has their section. Each can do with a recording of its own.
+ASKED_FOR = {name: setups.of_notebook(name) for name in NOTEBOOKS if setups.of_notebook(name).asked_for}
 NOT_SOURCES = {"setups", "__pycache__", ".ipynb_checkpoints"}
 
 
@@ -51,15 +49,21 @@ def artifact(kind):
     return relative(store.path("{setup}", kind))
 
 
+def recorded(setup, notebook):
+    """The recording that stands for the network in that chapter of a setup; None: the network is asked."""
+    stage = ASKED_FOR[notebook].from_setup(setup)
+    return answers.path(setup, stage.section) if getattr(stage, "source", "live") == "frozen" else None
+
+
 def inputs(notebook):
     """What a notebook reads; what asks the network reads the model, or the recording of a frozen setup."""
     loads, saves = sources.artifacts(NOTEBOOKS[notebook])
 
     def of(wildcards):
         setup = wildcards.setup
-        if notebook == MANY:
-            frozen = REMOVED.get(setup) == "frozen"
-            return [relative(removing.path(setup) if frozen else store.path(setup, "model"))]
+        if notebook in ASKED_FOR:
+            recording, live = recorded(setup, notebook), ASKED_FOR[notebook].live_from
+            return [relative(recording)] if recording else [relative(store.path(setup, live))] if live else []
         if "responses" in saves:
             return [relative(answers.path(setup) if setup in FROZEN else store.path(setup, "model"))]
         return [artifact(kind).format(setup=setup) for kind in loads]
@@ -69,15 +73,17 @@ def inputs(notebook):
 
 def can_be_had(setup, notebook):
     """Whether the setup asks for that chapter, and the recording that it reads has been made."""
-    asked = setups.of_notebook(notebook).section in setups.read(setup)
-    return asked and (notebook != MANY or REMOVED[setup] == "live" or removing.path(setup).exists())
+    if ASKED_FOR[notebook].section not in setups.read(setup):
+        return False
+    recording = recorded(setup, notebook)
+    return recording is None or recording.exists()
 
 
 def pages(setup):
-    more = [notebook for notebook in NOTEBOOKS if notebook in ASKED_FOR and can_be_had(setup, notebook)]
+    more = [notebook for notebook in ASKED_FOR if can_be_had(setup, notebook)]
     if setup in PENDING:
         return more or ["pending"]
-    left_out = ASKED_FOR | ({"00_training"} if setup in FROZEN else set())
+    left_out = set(ASKED_FOR) | ({"00_training"} if setup in FROZEN else set())
     return [notebook for notebook in NOTEBOOKS if notebook not in left_out] + more
 
 

@@ -39,6 +39,8 @@ class Stage(BaseModel):
     section: ClassVar[str]
     #: Whether only those setups have this notebook whose file has its section.
     asked_for: ClassVar[bool] = False
+    #: The artifact by which such a notebook asks the network where no recording stands for it, if it needs one.
+    live_from: ClassVar[str | None] = "model"
 
     setup: Annotated[str, AfterValidator(_setup)] = Field(
         "digits_resnet18", description="a file in notebooks/setups; gives what is None here"

@@ -89,9 +89,9 @@ def network(p: Perturbation) -> Answers:
     return Live(p) if p.source == "live" else Frozen(p)
 
 
-def path(setup: str) -> Path:
-    """Where the frozen responses of a setup lie."""
-    return FOLDER / f"{name_of(setup)}.safetensors"
+def path(setup: str, section: str | None = None) -> Path:
+    """Where the frozen responses of a setup lie, or what was recorded for the chapter of that section."""
+    return FOLDER / f"{name_of(setup)}{f'.{section}' if section else ''}.safetensors"
 
 
 def recorded(setup: str) -> store.Artifact:

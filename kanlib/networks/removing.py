@@ -17,15 +17,13 @@ from kanlib import machine, store
 from kanlib.errors import BadInputError, shown
 from kanlib.machine import enough_memory, in_precision
 from kanlib.masks import Split, random_removals, removals
-from kanlib.networks import models
-from kanlib.networks.answers import FOLDER
+from kanlib.networks import answers, models
 from kanlib.networks.components import find
 from kanlib.networks.examples import choose_examples
 from kanlib.networks.folding import folded, folds
 from kanlib.networks.outputs import answered, values
 from kanlib.networks.paths import along_path
 from kanlib.networks.probe import Probe
-from kanlib.setup_files import name_of
 from kanlib.setups import Components, Perturbation
 
 KIND = "components"
@@ -86,7 +84,7 @@ def designs(p: Components, m: int) -> dict[str, Tensor]:
 
 def path(setup: str) -> Path:
     """Where the recording of a setup lies."""
-    return FOLDER / f"{name_of(setup)}.components.safetensors"
+    return answers.path(setup, KIND)
 
 
 def removed(p: Components) -> tuple[Removals, store.Artifact]:
