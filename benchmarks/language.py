@@ -21,6 +21,7 @@ from torch import Tensor
 
 from benchmarks.peers import in_order, predictions
 from kanlib import claims, files, metrics, store
+from kanlib.attribution.surrogates import MLP
 from kanlib.machine import generator
 from kanlib.masks import Split, gaussian
 from kanlib.networks import find, llama
@@ -140,7 +141,7 @@ def main(arguments: Sequence[str]) -> None:
     splits = recorded(folders[0] if folders else WEIGHTS, development=development)
     print(f"{time.perf_counter() - start:.0f} seconds for the responses", flush=True)
     knobs = Surrogate(setup=SETUP, **CONTEST)
-    members, alone, seconds = predictions(splits["fit"], splits["validation"], splits["test"], knobs, ALONE)
+    members, alone, seconds = predictions(splits["fit"], splits["validation"], splits["test"], knobs, MLP, ALONE)
     predicted, true = in_order(members, alone), splits["test"].responses
     table = rows(predicted, seconds, true)
     measured = found(predicted, true)

@@ -2,8 +2,11 @@
 
 import subprocess
 
+import torch
+
 from kanlib import store
-from kanlib.masks import Split
+from kanlib.masks import Split, gaussian
+from kanlib.networks import network
 from kanlib.setups import Perturbation, Surrogate, Symbolic
 
 #: Of these a chapter of the book shows a few examples and one member; what is claimed of them is of more.
@@ -28,6 +31,24 @@ def responses(setup: str, run: str, **knobs) -> store.Artifact:
             made(setup, "model")
         execute("01_perturbation", setup, run, **knobs)
     return Surrogate.from_setup(setup, {"run": run}).load("responses")
+
+
+def recorded(setup: str, **knobs) -> tuple[Split, Split, Split]:
+    """A setup's recorded fit, validation and test responses, with these parameters of 01_perturbation."""
+    p = Perturbation.from_setup(setup, {"source": "frozen"} | knobs)
+    answers = network(p)
+    found = []
+    for name, n in {"fit": p.n_fit, "validation": p.n_validation, "test": p.n_test}.items():
+        sigma = gaussian(n, len(answers.components), p.scale, p.seed, name)
+        found.append(Split(sigma, answers.responses(name, sigma)[0], p.scale))
+    return found[0], found[1], found[2]
+
+
+def hardware() -> str:
+    """What fits and forward passes run on, as the ledger says it."""
+    if torch.cuda.is_available():
+        return f"one {torch.cuda.get_device_name()}"
+    return f"{torch.get_num_threads()} CPU cores"
 
 
 def digits64() -> store.Artifact:
