@@ -4,24 +4,28 @@ No text that it was trained on is at hand, so it writes stories itself (temperat
 of one, cut at a place drawn by the seed; what is explained is the margin of the token that comes next in the
 story, of prompts on which the model's first choice is that token. Each of the 40 heads and 5 feed-forward
 networks is scaled (``branch``). Every surrogate has the same masks; KAN and MLP have as many starts, decays and
-averaged members, each chosen by validation. What they are fitted with was chosen on the development prompts,
-which ``--development`` shows; results are of the reported ones. ``python -m benchmarks.language <folder>`` takes
-the weights from elsewhere than ``../shared/weights/stories260K``. ``data/language.json`` has the table.
+averaged members, each chosen by validation, and as many shapes and rates, which the development prompts choose
+(``--development``, ``data/language_development.json``); results are of the reported ones, asked once. ``python -m
+benchmarks.language <folder>`` takes the weights from elsewhere than ``../shared/weights/stories260K``.
+``data/language.json`` has the table.
 """
 
+import json
+import os
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.peers import in_order, predictions
-from kanlib import claims, files, metrics, store
-from kanlib.attribution.surrogates import MLP
+from benchmarks.peers import in_order, mlp_of, of_kans, of_mlps
+from benchmarks.runs import hardware
+from kanlib import claims, files, machine, metrics, store
+from kanlib.attribution import SURROGATES
 from kanlib.machine import generator
 from kanlib.masks import Split, gaussian
 from kanlib.networks import find, llama
@@ -33,6 +37,7 @@ from kanlib.networks.texts import Texts, of_tokens
 from kanlib.setups import Perturbation, Surrogate
 
 TARGET = store.ROOT / "data" / "language.json"
+TRIED = store.ROOT / "data" / "language_development.json"
 WEIGHTS = store.ROOT.parent / "shared" / "weights" / "stories260K"
 SETUP = "stories260k"
 COMPONENTS = ["layers.*.attention[*]", "layers.*.feed_forward"]
@@ -41,20 +46,29 @@ STORIES = 400
 SHORTEST, LONGEST = 16, 63
 MASKS = {"fit": 4000, "validation": 500, "test": 1000}
 REPORTED, DEVELOPMENT = 64, 8
-CONTEST: dict[str, Any] = {
-    "hidden": [24, 24, 12],
-    "grid": 6,
-    "rate": 0.02,
-    "decays": [0.1, 0.3, 1.0],
-    "restarts": 2,
-    "members": 4,
-}
+CONTEST: dict[str, Any] = {"decays": [0.1, 0.3, 1.0], "restarts": 2, "members": 4}
+#: The KAN's nodes, intervals and rate, and the MLP's widths and rate: as many of one as of the other.
+KANS = [
+    {"hidden": hidden, "grid": grid, "rate": rate, "steps": steps}
+    for hidden, grid, steps in (
+        ([24, 24, 12], 6, 1600),
+        ([64, 32, 16], 6, 1600),
+        ([64, 64, 32], 4, 3200),
+        ([48, 12], 6, 3200),
+    )
+    for rate in (0.005, 0.01, 0.02)
+]
+MLPS = [
+    {"widths": (width,) * depth, "rate": rate, "steps": steps}
+    for width, depth, steps in ((128, 3, 1600), (256, 3, 1600), (256, 3, 3200), (256, 2, 3200))
+    for rate in (0.0025, 0.005, 0.01)
+]
 ALONE = ("linear", "quadratic", "trees")
 
 
 def asked(n: int) -> Perturbation:
     """The knobs by which prompts are chosen and asked."""
-    return Perturbation(setup=SETUP, components=COMPONENTS, n_examples=n, batch_size=100, device="cpu")
+    return Perturbation(setup=SETUP, components=COMPONENTS, n_examples=n, batch_size=500)
 
 
 def prompts(model: llama.Llama) -> Texts:
@@ -71,10 +85,10 @@ def recorded(folder: Path, *, development: bool) -> dict[str, Split]:
     model = llama.read(folder / "stories260K.bin")
     p, texts = asked(DEVELOPMENT if development else REPORTED), prompts(model)
     texts = texts.of(choose_texts(model, texts, p, development=development))
-    names = find(model, p.components)
-    probe = Probe(
-        model, names, texts.tokens, texts.rows, output_function=next_token(texts), batch_size=p.batch_size
-    )
+    names, device = find(model, p.components), machine.device(p.device)
+    tokens, rows = texts.tokens.to(device), texts.rows.to(device)
+    read = next_token(texts)
+    probe = Probe(model.to(device), names, tokens, rows, output_function=read, batch_size=p.batch_size)
     for sentence in probe.check():
         print(sentence)
     masks = {split: gaussian(n, len(names), p.scale, p.seed, split) for split, n in MASKS.items()}
@@ -92,7 +106,7 @@ def rows(predicted: dict[str, Tensor], seconds: dict[str, float], true: Tensor) 
             "members": 1 if single or kind in ALONE else CONTEST["members"],
             "prompts": len(true),
             "masks": MASKS["fit"],
-            "CPU seconds a prompt": round(seconds[kind], 2),
+            "seconds a prompt": round(seconds[kind], 2),
             "Pearson": score.value,
             "low": score.low,
             "high": score.high,
@@ -105,7 +119,7 @@ def rows(predicted: dict[str, Tensor], seconds: dict[str, float], true: Tensor) 
 
 def found(predicted: dict[str, Tensor], true: Tensor) -> list[claims.Claim]:
     """The KAN's correlation, and how far it is ahead of COAR and of the best peer."""
-    command = claims.Command("python -m benchmarks.language", device="2 CPU cores")
+    command = claims.Command("python -m benchmarks.language", device=hardware())
     where = f"on {len(true)} prompts of the Llama of 260 thousand weights, 45 heads and feed-forward networks"
     best = max(("mlp", *ALONE), key=lambda name: metrics.pearson(predicted[name], true).mean())
     peers = ", ".join(metrics.TITLES[name] for name in ("mlp", *ALONE))
@@ -132,24 +146,66 @@ def found(predicted: dict[str, Tensor], true: Tensor) -> list[claims.Claim]:
     ]
 
 
+def knobs_of(changes: Mapping[str, Any]) -> Surrogate:
+    """The knobs of a fit of KANs or MLPs with these."""
+    fits_on = "cuda" if torch.cuda.is_available() else "cpu"
+    known = {name: value for name, value in changes.items() if name in Surrogate.model_fields}
+    return Surrogate(setup=SETUP, device=fits_on, **CONTEST, **known)
+
+
+def of_members(name: str, changes: Mapping[str, Any], splits: Mapping[str, Split]) -> Tensor:
+    """What KANs or MLPs of that shape and rate say of the test masks, ``[E, members, N]``."""
+    data, validation, test = (splits[part] for part in ("fit", "validation", "test"))
+    if name == "kan":
+        return of_kans(data, validation, test, knobs_of(changes))
+    return of_mlps(data, validation, test, knobs_of(changes), mlp_of(changes["widths"], changes["rate"]))
+
+
+def development(splits: Mapping[str, Split]) -> list[dict[str, Any]]:
+    """What each shape and rate is worth to the means of four members on the development prompts."""
+    out = []
+    for name, candidates in {"kan": KANS, "mlp": MLPS}.items():
+        for i, changes in enumerate(candidates):
+            mean = of_members(name, changes, splits).mean(1)
+            score = metrics.pearson(mean, splits["test"].responses).mean().item()
+            out.append({"surrogate": name, "candidate": i, "Pearson": score} | changes)
+            print(*out[-1].values(), sep=" | ", flush=True)
+            files.write_json(TRIED, out)
+    return out
+
+
+def chosen(name: str) -> dict[str, Any]:
+    """The shape and rate that did best on the development prompts."""
+    tried = [row for row in json.loads(TRIED.read_text(encoding="utf8")) if row["surrogate"] == name]
+    best = max(tried, key=lambda row: row["Pearson"])
+    return {"kan": KANS, "mlp": MLPS}[name][best["candidate"]]
+
+
 def main(arguments: Sequence[str]) -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     warnings.filterwarnings("ignore", message="a KAN of")
-    development = "--development" in arguments
     folders = [Path(argument) for argument in arguments if not argument.startswith("-")]
-    start = time.perf_counter()
-    splits = recorded(folders[0] if folders else WEIGHTS, development=development)
-    print(f"{time.perf_counter() - start:.0f} seconds for the responses", flush=True)
-    knobs = Surrogate(setup=SETUP, **CONTEST)
-    members, alone, seconds = predictions(splits["fit"], splits["validation"], splits["test"], knobs, MLP, ALONE)
+    tries = "--development" in arguments
+    splits = recorded(folders[0] if folders else WEIGHTS, development=tries)
+    if tries:
+        development(splits)
+        return
+    members, alone, seconds = {}, {}, {}
+    for name in ("kan", "mlp"):
+        start = time.perf_counter()
+        members[name] = of_members(name, chosen(name), splits)
+        seconds[name] = (time.perf_counter() - start) / REPORTED
+    for name in ALONE:
+        start = time.perf_counter()
+        fitted = SURROGATES[name](knobs_of({})).fit(splits["fit"], splits["validation"])
+        alone[name] = fitted.predict(splits["test"].masks)
+        seconds[name] = (time.perf_counter() - start) / REPORTED
     predicted, true = in_order(members, alone), splits["test"].responses
-    table = rows(predicted, seconds, true)
-    measured = found(predicted, true)
+    table, measured = rows(predicted, seconds, true), found(predicted, true)
     for claim in measured:
         print(claim, flush=True)
-    if not development:
-        files.write_json(TARGET, table)
-        claims.record(measured)
+    files.write_json(TARGET, table)
+    claims.record(measured)
 
 
 if __name__ == "__main__":

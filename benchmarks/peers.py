@@ -37,8 +37,8 @@ TRIED = store.ROOT / "data" / "peers_rates.json"
 SETUPS = ("digits_resnet18", "cifar10_resnet18", "imagenet_deit_tiny")
 SIZES = {"branch": (1000, 2000, 4000, 8000), "output": (1000, 2000, 4000)}
 GRID = {"branch": 6, "output": 10}
-#: Of both, that development examples choose from.
-RATES = (0.0025, 0.005, 0.01, 0.02, 0.03)
+#: Of both, that development examples choose from; wider models, of many masks, want lower ones.
+RATES = {False: (0.005, 0.01, 0.02, 0.04), True: (0.0025, 0.005, 0.01, 0.02)}
 CONTEST: dict[str, Any] = {"hidden": [24, 24, 12], "decays": [0.1, 0.3, 1.0], "restarts": 2, "members": 4}
 #: In 1,600 steps each of 8,000 masks is taken 20 times, and both KAN and MLP stop before they know what these say.
 TIMES_EACH_MASK = {"branch": 40, "output": 80}
@@ -200,7 +200,7 @@ def tried(setup: str, site: str, n: int) -> list[dict[str, Any]]:
     """What each rate is worth to the means of four members on the development examples."""
     data, validation, test = fitted_to(setup, site, n, "development")
     out = []
-    for rate in RATES:
+    for rate in RATES[n >= MANY]:
         knobs = contest(setup, site, n, rate)
         means = {
             "kan": of_kans(data, validation, test, knobs).mean(1),

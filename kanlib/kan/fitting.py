@@ -16,7 +16,8 @@ from kanlib.kan.second_order import contest
 from kanlib.machine import generator
 from kanlib.masks import Split
 
-_BATCH_NUMBERS = 2**21  # in the features of one batch of KANs, which a processor's cache should hold
+#: In the features of one batch of KANs, which a processor's cache should hold, and a GPU be busy with.
+_BATCH_NUMBERS = {"cpu": 2**21, "cuda": 2**27}
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def _descended(
     observed, unseen = (Observed(kans.inputs(s.masks), s.responses) for s in (data, validation))
     starts = [kans.start(generator(seed, "kan", restart)) for restart in range(knobs.restarts)]
     schedule = Schedule(knobs.steps, knobs.minibatch, knobs.rate)
-    at_once = max(1, _BATCH_NUMBERS // (knobs.minibatch * shape.n_features))
+    at_once = max(1, _BATCH_NUMBERS[data.masks.device.type] // (knobs.minibatch * shape.n_features))
     label = "KAN fits" if progress else ""
     trained, choice = best_of(
         kans, starts, observed, unseen, decays, knobs.members, schedule, seed, label, at_once
