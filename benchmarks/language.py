@@ -148,9 +148,9 @@ def found(predicted: dict[str, Tensor], true: Tensor) -> list[claims.Claim]:
 
 def knobs_of(changes: Mapping[str, Any]) -> Surrogate:
     """The knobs of a fit of KANs or MLPs with these."""
-    fits_on = "cuda" if torch.cuda.is_available() else "cpu"
+    fits_on: dict[str, Any] = {"device": "cuda" if torch.cuda.is_available() else "cpu"}
     known = {name: value for name, value in changes.items() if name in Surrogate.model_fields}
-    return Surrogate(setup=SETUP, device=fits_on, **CONTEST, **known)
+    return Surrogate(setup=SETUP, **fits_on, **CONTEST, **known)
 
 
 def of_members(name: str, changes: Mapping[str, Any], splits: Mapping[str, Split]) -> Tensor:
