@@ -48,20 +48,23 @@ MASKS = {"fit": 4000, "validation": 500, "test": 1000}
 REPORTED, DEVELOPMENT = 64, 8
 CONTEST: dict[str, Any] = {"decays": [0.1, 0.3, 1.0], "restarts": 2, "members": 4}
 #: The KAN's nodes, intervals and rate, and the MLP's widths and rate: as many of one as of the other.
-KANS = [
-    {"hidden": hidden, "grid": grid, "rate": rate, "steps": steps}
-    for hidden, grid, steps in (
-        ([24, 24, 12], 6, 1600),
-        ([64, 32, 16], 6, 1600),
-        ([64, 64, 32], 4, 3200),
-        ([48, 12], 6, 3200),
+KANS: list[dict[str, Any]] = [
+    {"hidden": hidden, "grid": grid, "steps": steps, "rate": rate}
+    for hidden, grid, steps, rates in (
+        ([24, 24, 12], 6, 1600, (0.01, 0.02)),
+        ([48, 24], 6, 3200, (0.005, 0.01)),
+        ([64, 64, 32], 4, 3200, (0.005, 0.01)),
     )
-    for rate in (0.005, 0.01, 0.02)
+    for rate in rates
 ]
-MLPS = [
-    {"widths": (width,) * depth, "rate": rate, "steps": steps}
-    for width, depth, steps in ((128, 3, 1600), (256, 3, 1600), (256, 3, 3200), (256, 2, 3200))
-    for rate in (0.0025, 0.005, 0.01)
+MLPS: list[dict[str, Any]] = [
+    {"widths": (width,) * 3, "steps": steps, "rate": rate}
+    for width, steps, rates in (
+        (128, 1600, (0.005, 0.01)),
+        (256, 1600, (0.005, 0.01)),
+        (256, 3200, (0.0025, 0.005)),
+    )
+    for rate in rates
 ]
 ALONE = ("linear", "quadratic", "trees")
 
@@ -161,17 +164,16 @@ def of_members(name: str, changes: Mapping[str, Any], splits: Mapping[str, Split
     return of_mlps(data, validation, test, knobs_of(changes), mlp_of(changes["widths"], changes["rate"]))
 
 
-def development(splits: Mapping[str, Split]) -> list[dict[str, Any]]:
+def development(splits: Mapping[str, Split]) -> None:
     """What each shape and rate is worth to the means of four members on the development prompts."""
-    out = []
-    for name, candidates in {"kan": KANS, "mlp": MLPS}.items():
+    out: list[dict[str, Any]] = []
+    for name, candidates in {"mlp": MLPS, "kan": KANS}.items():
         for i, changes in enumerate(candidates):
             mean = of_members(name, changes, splits).mean(1)
             score = metrics.pearson(mean, splits["test"].responses).mean().item()
             out.append({"surrogate": name, "candidate": i, "Pearson": score} | changes)
             print(*out[-1].values(), sep=" | ", flush=True)
             files.write_json(TRIED, out)
-    return out
 
 
 def chosen(name: str) -> dict[str, Any]:
