@@ -2,13 +2,14 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.language_rows import same_in_transformers
 from kanlib.errors import BadInputError
 from kanlib.masks import gaussian, subsets
 from kanlib.networks.components import find, gated
 from kanlib.networks.language import difference, log_prob, mean_over_tokens, next_token, token_logits
 from kanlib.networks.probe import Probe
 from kanlib.networks.texts import Texts, of_tokens
-from tests.language import same_in_transformers, small_llama, tokens_like
+from tests.language import small_llama, tokens_like
 
 COMPONENTS = ["layers.*.attention[*]", "layers.*.feed_forward"]
 

@@ -3,12 +3,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks.language_rows import same_in_transformers
 from kanlib.errors import BadInputError
 from kanlib.networks import llama
 from kanlib.networks.components import find, gated
 from kanlib.networks.llama import RMSNorm, Shape, turned
 from kanlib.networks.probe import Probe
-from tests.language import BEGUN, PUBLISHED, same_in_transformers, small_llama, tokens_like
+from tests.language import BEGUN, PUBLISHED, small_llama, tokens_like
 
 HEADS, NETWORKS, ROWS = "layers.*.attention[*]", "layers.*.feed_forward", "layers.*.*.*.weight[*]"
 
