@@ -30,7 +30,6 @@ from kanlib.networks import find, llama
 from kanlib.networks.examples import choose_texts
 from kanlib.networks.language import mean_over_tokens, next_token
 from kanlib.networks.probe import Probe
-from kanlib.networks.removing import responses_of_all
 from kanlib.networks.stories import sampled
 from kanlib.networks.texts import Texts, of_tokens
 from kanlib.setups import Surrogate
@@ -108,16 +107,15 @@ def rows(folder: Path) -> None:
     """COAR and single removals on the rows of all matrices."""
     model = llama.read(folder / "stories260K.bin")
     stories = sampled(model, REPORTED, seed=1, most=LONGEST + 1)
-    here = probe(model, of_tokens(stories, None, model), ROWS, mean_over_tokens, REPORTED)
+    here = probe(model, of_tokens(stories, None, model), ROWS, mean_over_tokens, 500)
     m = len(here.components)
-    rest = responses_of_all(here, torch.zeros(1, m))
-    alone = responses_of_all(here, removals(m, [(j,) for j in range(m)])) - rest
+    alone = here.responses(removals(m, [(j,) for j in range(m)]), "alone")[0]
     table, measured = [], []
     for share in SHARES:
         splits = {}
         for name, n in MASKS.items():
             sigma = random_removals(n, m, share, 0, f"rows {share:g} {name}")
-            splits[name] = Split(sigma, responses_of_all(here, sigma) - rest)
+            splits[name] = Split(sigma, here.responses(sigma, name)[0])
         coar = Coar().fit(splits["fit"], splits["validation"])
         test = splits["test"]
         predicted = {
