@@ -31,7 +31,13 @@ _IMPORTED = time.time()
 
 NOTEBOOKS = ROOT / "notebooks"
 #: Kinds of artifacts that are no tensors.
-_SUFFIX = {"scores": ".parquet", "curve": ".parquet", "evaluation": ".parquet", "symbolic": ".json"}
+_SUFFIX = {
+    "scores": ".parquet",
+    "curve": ".parquet",
+    "evaluation": ".parquet",
+    "edits": ".parquet",
+    "symbolic": ".json",
+}
 
 
 @dataclass(frozen=True)
