@@ -1,7 +1,7 @@
 """Edits of a network by every method, from the same answers of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -59,9 +59,10 @@ class Editor:
         only = Pairs(chosen)
         only.weights, only.pairs = linear.weights, torch.zeros_like(pairs.pairs)
         moved = -test.responses.diff(dim=0)
+        fitted: dict[str, Coar | Pairs] = {"coar": linear, "exact": along, "exact_filters": pairs}
         fits = {
             name: float(metrics.pearson(-model.predict(test.masks).diff(dim=0), moved))
-            for name, model in {"coar": linear, "exact": along, "exact_filters": pairs}.items()
+            for name, model in fitted.items()
         }
         chance = torch.randn(coar.shape, generator=generator(p.seed, "random edits", *targets))
         rows = [*targets, *references]
@@ -100,6 +101,13 @@ class Unit:
     fits: Mapping[str, float]
     trade_off: float
     seconds: float
+
+    def of(self, method: str) -> "Unit":
+        """The same with what this method needs alone, which is little to send to another process."""
+        weights = {name: w for name, w in self.weights.items() if name == method}
+        return replace(
+            self, weights=weights, models={name: g for name, g in self.models.items() if name == method}
+        )
 
     def by(self, method: str, k: int) -> Edit:
         """The edit of k components by one of :data:`METHODS`.

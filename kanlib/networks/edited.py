@@ -30,7 +30,7 @@ def accuracy(found: Tensor) -> Tensor:
 
 
 def masks_for(p: Editing, m: int) -> dict[str, Tensor]:
-    """The masks ``[N, m]`` that edits are chosen by: random sets (:data:`RANDOM`), and ``alone``, each component."""
+    """Masks ``[N, m]`` that edits are chosen by: random sets (:data:`RANDOM`), and each component ``alone``."""
     sizes = {"fit": p.n_fit, "validation": p.n_validation, "test": p.n_test}
     drawn = {split: random_removals(n, m, p.share, p.seed, split) for split, n in sizes.items()}
     return drawn | {"alone": removals(m, [(j,) for j in range(m)])}

@@ -18,8 +18,8 @@ def with_square(x: Tensor, colour: Tensor, side: int) -> Tensor:
     """
     if side > min(x.shape[-2:]):
         raise BadInputError(
-            f"the square has {side} pixels a side, expected {min(x.shape[-2:])} at most, as the images have; lower "
-            "side."
+            f"the square has {side} pixels a side, expected {min(x.shape[-2:])} at most, as the images have; "
+            "lower side."
         )
     out = x.clone()
     out[:, :, :side, :side] = colour.to(x)[:, None, None]
