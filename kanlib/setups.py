@@ -428,6 +428,8 @@ class Editing(Stage):
     n_errors: Positive = Field(8, description="misclassified images to be mended, one by one")
     n_targets: Positive = Field(8, description="images of a class to be forgotten, and pairs of a backdoor")
     n_references: Positive = Field(50, description="images whose outputs are to stay")
+    n_classes: Classes = Field(10, description="classes to be forgotten, one by one, the first ones")
+    n_judged: Positive = Field(1000, description="other images of each half that edits are judged by, at most")
     sizes: list[Size] = Field(
         [1, 2, 3, 4, 6, 8, 12], min_length=1, max_length=100, description="components that an edit removes"
     )
@@ -441,7 +443,7 @@ class Editing(Stage):
     trade_off: Weight = Field(3.0, description="λ, what moving references costs where pairs choose")
     seconds: float = Field(5.0, gt=0, le=1e6, description="of integer programming at most, an edit")
     side: Pixels = Field(6, description="of the backdoor's square, in pixels")
-    poisoned: float = Field(0.5, gt=0, le=1, description="share of one class's training images that carry it")
+    marked_share: float = Field(0.5, gt=0, le=1, description="of one class's training images, that carry it")
     precision: Literal["fp32", "bf16"] = Field("bf16", description="of the forward passes under masks")
     batch_size: Batch = Field(256, description="images a forward pass")
     device: Device = Field("auto", description="auto: cuda, else mps, else cpu")

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from kanlib.errors import BadInputError
 from kanlib.machine import generator
 from kanlib.masks import Subset, random_removals, removals
 from kanlib.networks.probe import Probe
@@ -25,7 +26,15 @@ def margins(probe: Probe, sets: Sequence[Subset]) -> Tensor:
 
 
 def accuracy(found: Tensor) -> Tensor:
-    """The share of rows that are above 0 in each column of :func:`margins`, ``[1 + n]`` (fp64)."""
+    """The share of rows that are above 0 in each column of :func:`margins`, ``[1 + n]`` (fp64).
+
+    Raises:
+        BadInputError: there is no row.
+    """
+    if not len(found):
+        raise BadInputError(
+            "there is no image to judge an edit by, expected one of every class at least; take more images."
+        )
     return (found > 0).double().mean(0)
 
 
