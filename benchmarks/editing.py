@@ -6,6 +6,10 @@ development: references R, targets of the classes, pairs for the backdoor, image
 which pairs' knobs were chosen (``--development``). The other half is reported, once: 64 errors, and other images
 for accuracy. All forward passes are in bf16, and a margin above 0 counts as right. The tables are in
 ``data/editing_<task>.json``.
+
+It runs on a GPU where there is one; integer programs are solved on all CPU cores. It needs no data set where
+``python -m benchmarks.backdoor`` has left the networks and the test images in ``_artifacts``. ``python -m
+benchmarks.editing <task> …`` leaves the other tasks as they are.
 """
 
 import json
@@ -19,13 +23,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.backdoor import CLASS, RUN, backdoored, triggered
-from benchmarks.edits import METHODS, SETUP, SIZES, Editor, Unit, halves, joined, margins
-from kanlib import claims, files, metrics, store
-from kanlib.attribution import Edit, misclassified, of_class
+from benchmarks.backdoor import CLASS, RUN, network, test_images, trained_with_it, triggered
+from benchmarks.edits import CORES, SETUP, SIZES, P, editor, edits, halves, joined, units
+from kanlib import claims, files, machine, metrics, store
+from kanlib.attribution import METHODS, Edit, Unit, best, misclassified, of_class
 from kanlib.machine import generator
-from kanlib.networks import Probe, trained
-from kanlib.setups import Training
+from kanlib.networks import Probe, accuracy, margins
 
 DATA = store.ROOT / "data"
 N_ERRORS, N_DEVELOPMENT, N_REFERENCES, N_CLASS, N_PAIRS = 64, 24, 50, 10, 10
@@ -33,15 +36,11 @@ N_VALIDATION, N_REPORTED, N_BESIDE_ERRORS = 600, 2000, 500
 DRAWS = 5  # of pairs for the backdoor
 SIZE = 2  # at which COAR nets most on development errors
 ONE_PERCENT = 3  # of 288
-MOST = 0.02  # that the accuracy of other images may lose where k is chosen
-TITLES = metrics.TITLES | {
-    "random": "random",
-    "singles": "COAR by the rule of pairs",
-    "greedy": "pairs of directions, greedy",
-    "exact": "pairs of directions, exact",
-    "exact_filters": "pairs of filters, exact",
-}
-COMMAND = claims.Command("python -m benchmarks.editing", device="2 CPU cores")
+TITLES = metrics.TITLES
+COMMAND = claims.Command(
+    "python -m benchmarks.editing",
+    device=("one GPU and " if machine.device(P.device).type == "cuda" else "") + f"{CORES} CPU cores",
+)
 
 
 Table = list[dict[str, Any]]
@@ -64,8 +63,8 @@ class Small:
     """The setup's network, and which rows of its answers are references, errors and targets of classes."""
 
     def __init__(self) -> None:
-        model, data = trained(Training.from_setup(SETUP).load("model"), setup=SETUP)
-        self.classes, self.halves = data.classes, halves(model, data)
+        images, _, self.classes = test_images()
+        self.halves = halves(network(SETUP), images)
         labels, development, reported = self.halves.labels, self.halves.development, self.halves.reported
         self.validation, references, rest = development.split(
             [N_VALIDATION, N_REFERENCES, len(development) - N_VALIDATION - N_REFERENCES]
@@ -78,10 +77,17 @@ class Small:
         probe = self.halves.probe(torch.cat(parts))
         rows = torch.arange(len(probe.x)).split([len(part) for part in parts])
         self.references, self.others, self.errors, *self.targets = (part.tolist() for part in rows)
-        self.probe, self.run = probe, f"{SETUP}_editing"
+        self.probe = probe
+        self.editor = editor(probe, f"{SETUP}_editing")
+        tell("the network has answered to", len(self.editor.masks["fit"]), "masks and more")
 
     def _margins(self, positions: Tensor) -> Tensor:
         return margins(self.halves.probe(positions), [])[:, 0]
+
+    def moved(self, row: int, found: Sequence[Edit]) -> tuple[Tensor, Tensor]:
+        """The margin of one image after each edit, and by how much it moved."""
+        after = margins(self.probe.of(slice(row, row + 1)), [e.removed for e in found])[0]
+        return after[1:], after[1:] - after[0]
 
 
 def without(positions: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,43 +97,40 @@ def without(positions: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     return positions[rows], positions[left]
 
 
-def drops(probe: Probe, edits: Sequence[Edit]) -> Tensor:
+def drops(probe: Probe, found: Sequence[Edit]) -> Tensor:
     """What each edit takes of the accuracy, ``[n]``."""
-    right = (margins(probe, edits) > 0).double().mean(0)
+    right = accuracy(margins(probe, [e.removed for e in found]))
     return right[0] - right[1:]
 
 
-def until_mended(small: Small, unit: Unit, method: str) -> tuple[Edit, bool]:
-    """The least edit that mends an error, and that it does; or the largest there is."""
-    (row,) = unit.targets
+def until_mended(small: Small, asked: Sequence[Unit], method: str) -> list[tuple[Edit, bool]]:
+    """The least edit that mends each error, and that it does; or the largest there is."""
+    least: dict[int, tuple[Edit, bool]] = {}
+    left = list(range(len(asked)))
     for k in SIZES:
-        found = unit.by(method, k)
-        if margins(small.probe.of(slice(row, row + 1)), [found])[0, 1] > 0:
-            return found, True
-    return found, False
-
-
-def moved(small: Small, unit: Unit, edits: Sequence[Edit]) -> tuple[Tensor, Tensor]:
-    """The margin of an error after each edit, and by how much it moved."""
-    (row,) = unit.targets
-    found = margins(small.probe.of(slice(row, row + 1)), edits)[0]
-    return found[1:], found[1:] - found[0]
+        for i, (found,) in zip(left, edits([(asked[i], method) for i in left], [k]), strict=True):
+            least[i] = found, bool(small.moved(small.errors[i], [found])[0] > 0)
+        left = [i for i in left if not least[i][1]]
+        if not left:
+            break
+    return [least[i] for i in range(len(asked))]
 
 
 def development(small: Small) -> None:
     """What the size does to COAR's edits of development errors, and λ to those by pairs."""
-    editor, beside = Editor(small.probe, small.run, "raise"), small.halves.probe(small.validation)
-    units = [editor.unit([row], small.references) for row in small.others]
-    for name in units[0].fits:
-        tell("Pearson on test masks", name, said(torch.tensor([unit.fits[name] for unit in units])))
+    beside = small.halves.probe(small.validation)
+    asked = units(small.editor, [([row], small.references) for row in small.others], "raise")
+    for name in asked[0].fits:
+        tell("Pearson on test masks", name, said(torch.tensor([unit.fits[name] for unit in asked])))
     runs: list[tuple[str, float, Sequence[int]]] = [("coar", 1.0, [SIZE, 3, 4])]
     pairs = ("singles", "greedy", "exact", "exact_filters")
     runs += [(method, trade_off, [SIZE]) for method in pairs for trade_off in (0.3, 1.0, 3.0, 10.0)]
     for method, trade_off, sizes in runs:
-        net = []
-        for unit in units:
-            edits = [replace(unit, trade_off=trade_off).by(method, k) for k in sizes]
-            net.append((moved(small, unit, edits)[0] > 0).double() - drops(beside, edits))
+        found = edits([(replace(unit, trade_off=trade_off), method) for unit in asked], sizes)
+        net = [
+            (small.moved(row, some)[0] > 0).double() - drops(beside, some)
+            for row, some in zip(small.others, found, strict=True)
+        ]
         for k, values in zip(sizes, torch.stack(net).T, strict=True):
             tell(method, "λ", trade_off, "k", k, "net", said(values))
 
@@ -135,28 +138,27 @@ def development(small: Small) -> None:
 def errors() -> Result:
     """Fix one error: the table, what exact pairs net more than COAR at equal k ``[64]``, and the claim."""
     small = Small()
-    editor, beside = Editor(small.probe, small.run, "raise"), small.halves.probe(small.reported[:N_BESIDE_ERRORS])
-    units = [editor.unit([row], small.references) for row in small.errors]
+    beside = small.halves.probe(small.reported[:N_BESIDE_ERRORS])
+    asked = units(small.editor, [([row], small.references) for row in small.errors], "raise")
     table: Table = []
     nets: dict[str, Tensor] = {}
     for method in METHODS:
-        sizes, rows = [], []
-        for unit in units:
-            least, fixed = until_mended(small, unit, method)
-            usual = unit.by(method, SIZE)
-            after, change = moved(small, unit, [usual])
+        mended_by = until_mended(small, asked, method)
+        of_one_size = edits([(unit, method) for unit in asked], [SIZE])
+        rows = []
+        for row, (least, fixed), (usual,) in zip(small.errors, mended_by, of_one_size, strict=True):
+            after, change = small.moved(row, [usual])
             lost = drops(beside, [least, usual])
-            sizes.append(len(least.removed))
-            rows.append([fixed, lost[0], after[0] > 0, lost[1], change[0], usual.targets])
-        fixed, lost, mended, lost_too, change, predicted = torch.tensor(rows, dtype=torch.float64).T
+            rows.append([fixed, len(least.removed), lost[0], after[0] > 0, lost[1], change[0], usual.targets])
+        fixed, size, lost, mended, lost_too, change, predicted = torch.tensor(rows, dtype=torch.float64).T
         nets[method] = mended - lost_too
         done = fixed > 0
         table.append(
             {
                 "method": TITLES[method],
                 "fixed": said(fixed),
-                "median k": float(torch.tensor(sizes)[done].double().median()) if done.any() else None,
-                "median drop of accuracy": float(lost[done].median()) if done.any() else None,
+                "median k": float(size[done].median()) if done.any() else None,
+                "median drop of accuracy": round(float(lost[done].median()), 4) if done.any() else None,
                 f"fixed at k = {SIZE}": said(mended),
                 f"drop of accuracy at k = {SIZE}": said(lost_too),
                 f"net at k = {SIZE}": said(nets[method]),
@@ -172,96 +174,88 @@ def errors() -> Result:
                 f"filters, {N_REFERENCES} references"
             )
             claim = COMMAND.claim("edit.errors.fixed", words, metrics.mean_estimate(fixed), ">= 0.95", aim=True)
-    for name in units[0].fits:
-        tell("Pearson of the objective on test masks", name, said(torch.tensor([u.fits[name] for u in units])))
+    for name in asked[0].fits:
+        tell("Pearson of the objective on test masks", name, said(torch.tensor([u.fits[name] for u in asked])))
     return table, nets["exact"] - nets["coar"], [claim]
 
 
 def forget() -> Result:
     """Forget a class: as :func:`errors`, over ten classes."""
     small = Small()
-    editor = Editor(small.probe, small.run, "lower")
     validation, reported = (small.halves.probe(some) for some in (small.validation, small.reported))
+    asked = units(small.editor, [(targets, small.references) for targets in small.targets], "lower")
+    every = [(unit, method) for unit in asked for method in METHODS]
+    found = dict(zip([(c, m) for c in range(len(asked)) for m in METHODS], edits(every, SIZES), strict=True))
+    tell("edits of", len(asked), "classes are chosen")
     table: Table = []
     nets: dict[str, list[Tensor]] = {method: [] for method in METHODS}
-    for c, targets in enumerate(small.targets):
-        unit = editor.unit(targets, small.references)
+    for c in range(len(asked)):
         usual = 0
         for method in METHODS:
-            edits = [unit.by(method, k) for k in SIZES]
-            own, others = of_a_class(validation, edits, c)
-            allowed = others[0] - others[1:] <= MOST
-            i = int(torch.where(allowed, own[1:], 2 + others[0] - others[1:]).argmin())
+            by_size = found[c, method]
+            own, others = of_a_class(validation, by_size, c)
+            i = best(own[0] - own[1:], others[0] - others[1:], P.most)
             usual = i if method == "coar" else usual
-            own, others = of_a_class(reported, [edits[i], edits[usual]], c)
+            own, others = of_a_class(reported, [by_size[i], by_size[usual]], c)
             nets[method].append((own[0] - own[2]) - (others[0] - others[2]))
             row = {"class": small.classes[c], "method": TITLES[method], "k": SIZES[i]}
-            row |= {
-                "class before": own[0],
-                "class after": own[1],
-                "others before": others[0],
-                "others after": others[1],
-            }
-            row |= {"net at COAR's k": nets[method][-1]}
+            row |= {"class before": own[0], "class after": own[1]}
+            row |= {"others before": others[0], "others after": others[1], "net at COAR's k": nets[method][-1]}
+            row["forgotten"] = ((own[1] < 0.25) & (others[0] - others[1] <= P.most)).double()
             table.append({key: round(float(v), 4) if isinstance(v, Tensor) else v for key, v in row.items()})
             tell(*table[-1].values())
-    done = {
-        method: [
-            r["class after"] < 0.25 and r["others before"] - r["others after"] <= MOST
-            for r in table
-            if r["method"] == TITLES[method]
-        ]
-        for method in METHODS
-    }
-    tell("classes forgotten", {method: sum(some) for method, some in done.items()})
-    low, high = (len(small.classes) * v for v in metrics.mean_estimate(torch.tensor(done["coar"]).double())[1:])
-    found = metrics.Estimate(sum(done["coar"]), low, high)
+    done = torch.tensor([row["forgotten"] for row in table if row["method"] == TITLES["coar"]]).double()
+    low, high = (len(done) * v for v in metrics.mean_estimate(done)[1:])
     words = (
         f"Classes of {len(small.classes)} of {SETUP} that COAR-EDIT brings below an accuracy of 25 % with others "
         f"within 2 points, {N_CLASS} targets and {N_REFERENCES} references, k by validation; interval over classes"
     )
-    rows = [COMMAND.claim("edit.forget.classes", words, found, ">= 8", aim=True)]
+    estimate = metrics.Estimate(float(done.sum()), low, high)
+    rows = [COMMAND.claim("edit.forget.classes", words, estimate, ">= 8", aim=True)]
     return table, torch.stack(nets["exact"]) - torch.stack(nets["coar"]), rows
 
 
-def of_a_class(probe: Probe, edits: Sequence[Edit], label: int) -> tuple[Tensor, Tensor]:
+def of_a_class(probe: Probe, found: Sequence[Edit], label: int) -> tuple[Tensor, Tensor]:
     """Accuracy of that class and of all others, without and with each edit."""
-    right, own = (margins(probe, edits) > 0).double(), probe.labels == label
-    return right[own].mean(0), right[~own].mean(0)
+    after, own = margins(probe, [e.removed for e in found]), (probe.labels == label).cpu()
+    return accuracy(after[own]), accuracy(after[~own])
 
 
 def backdoor() -> Result:
     """Close a backdoor: as :func:`errors`, over draws of pairs."""
-    model, data, ends = backdoored()
-    plain, marked = halves(model, data), halves(model, data, partial(triggered, extremes=ends))
+    trained_with_it()
+    model, (images, ends, _) = network(RUN), test_images()
+    plain, marked = halves(model, images), halves(model, images, partial(triggered, extremes=ends))
     half = plain.development
     validation, rest = half[:N_VALIDATION], half[N_VALIDATION:]
     rest = rest[plain.labels[rest] != CLASS]
-    order = torch.randperm(len(rest), generator=generator(0, "pairs"))[: DRAWS * N_PAIRS]
-    with_it, without_it = marked.probe(rest[order]), plain.probe(rest[order])
-    editor = Editor(joined(with_it, without_it), f"{RUN}_editing", "raise")
+    n = DRAWS * N_PAIRS
+    order = torch.randperm(len(rest), generator=generator(0, "pairs"))[:n]
+    attributed = editor(joined(marked.probe(rest[order]), plain.probe(rest[order])), f"{RUN}_editing")
     reported = plain.reported[:N_REPORTED]
     seen, unseen = ((marked.probe(some), plain.probe(some)) for some in (validation, reported))
+    pairs = [(rows.tolist(), (rows + n).tolist()) for rows in torch.arange(n).split(N_PAIRS)]
+    asked = units(attributed, pairs, "raise")
+    every = [(unit, method) for unit in asked for method in METHODS]
+    chosen = dict(zip([(i, m) for i in range(DRAWS) for m in METHODS], edits(every, SIZES), strict=True))
+    tell("edits of", DRAWS, "draws are chosen")
     table: Table = []
     nets: dict[str, list[Tensor]] = {method: [] for method in METHODS}
     after: dict[str, list[Tensor]] = {method: [] for method in METHODS}
-    for rows in torch.arange(DRAWS * N_PAIRS).split(N_PAIRS):
-        unit = editor.unit(rows.tolist(), (rows + DRAWS * N_PAIRS).tolist())
-        for method in METHODS:
-            edits = [unit.by(method, k) for k in SIZES]
-            trigger, clean = ((margins(probe, edits) > 0).double().mean(0) for probe in seen)
-            worth = torch.where(clean[0] - clean[1:] <= MOST, trigger[1:], clean[1:] - 2)
-            i = int(worth.argmax())
-            found = [margins(probe, [edits[i], edits[SIZES.index(ONE_PERCENT)]]) for probe in unseen]
-            trigger, clean = ((part > 0).double().mean(0) for part in found)
-            after[method].append(trigger[1])
-            nets[method].append(trigger[2] - trigger[0] - (clean[0] - clean[2]))
-            row = {"draw": int(rows[0]) // N_PAIRS + 1, "method": TITLES[method], "k": SIZES[i]}
-            for name, j in (("before", 0), ("after", 1), (f"at k = {ONE_PERCENT}", 2)):
-                row |= {f"trigger {name}": trigger[j], f"clean {name}": clean[j]}
-                row[f"correlation {name}"] = torch.corrcoef(torch.stack([part[:, j] for part in found]))[0, 1]
-            table.append({key: round(float(v), 4) if isinstance(v, Tensor) else v for key, v in row.items()})
-            tell(*table[-1].values())
+    for draw, method in chosen:
+        sets = [e.removed for e in chosen[draw, method]]
+        trigger, clean = (accuracy(margins(probe, sets)) for probe in seen)
+        i = best(trigger[1:] - trigger[0], clean[0] - clean[1:], P.most)
+        found = [margins(probe, [sets[i], sets[SIZES.index(ONE_PERCENT)]]) for probe in unseen]
+        trigger, clean = map(accuracy, found)
+        after[method].append(trigger[1])
+        nets[method].append(trigger[2] - trigger[0] - (clean[0] - clean[2]))
+        row = {"draw": draw + 1, "method": TITLES[method], "k": SIZES[i]}
+        for name, j in (("before", 0), ("after", 1), (f"at k = {ONE_PERCENT}", 2)):
+            row |= {f"trigger {name}": trigger[j], f"clean {name}": clean[j]}
+            row[f"correlation {name}"] = torch.corrcoef(torch.stack([part[:, j] for part in found]))[0, 1]
+        table.append({key: round(float(v), 4) if isinstance(v, Tensor) else v for key, v in row.items()})
+        tell(*table[-1].values())
     words = (
         f"Accuracy under the trigger after COAR-EDIT of {SETUP} with a backdoor, k by validation, {N_PAIRS} "
         f"pairs; mean and interval over {DRAWS} draws of pairs; before it is {table[0]['trigger before']:.3f}"

@@ -1,29 +1,40 @@
-"""What :mod:`benchmarks.editing` is made of: a network's answers to masks, and every method's edits."""
+"""What ``benchmarks.editing`` is made of: test images in halves, a network's answers, and edits of many units."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
+from joblib import Parallel, cpu_count, delayed, parallel_config
 from torch import Tensor, nn
 
-from kanlib import metrics, store
-from kanlib.attribution import Coar, Edit, Pairs, edit, edit_by_pairs, scores, screen, spanned
+from benchmarks.backdoor import SETUP
+from kanlib import machine, store
+from kanlib.attribution import Edit, Editor, Unit
 from kanlib.attribution.editing import Objective
-from kanlib.machine import generator
-from kanlib.masks import Split, removals
-from kanlib.networks import Probe, find
-from kanlib.networks.images import Images
-from kanlib.networks.removing import designs, responses_of_all
-from kanlib.setups import Components
+from kanlib.networks import Probe, effects, find, masks_for
+from kanlib.networks import halves as halved
+from kanlib.networks.images import Labelled
+from kanlib.setups import Components, Editing
 
-SETUP = "cifar10_miniresnet"
-METHODS = ("coar", "leave_one_out", "gradient", "random", "singles", "greedy", "exact", "exact_filters")
-SIZES = (1, 2, 3, 4, 6, 8, 11, 15, 20, 30, 40)
-SCREENED = 40
-#: Chosen on development errors, see ``python -m benchmarks.editing --development``: of pairs, and λ.
-DIRECTIONS, TRADE_OFF = 16, 3.0
-SECONDS = 2.0  # of integer programming, an edit
-_MASKS = {"n_fit": 2000, "n_validation": 300, "n_test": 200, "shares": [0.1]}
+CORES = cpu_count()
+SIZES = [1, 2, 3, 4, 6, 8, 11, 15, 20, 30, 40]
+#: ``directions`` and ``trade_off`` were chosen on development errors, see ``benchmarks.editing --development``.
+P = Editing.from_setup(
+    SETUP,
+    {
+        "components": Components.from_setup(SETUP).components,
+        "n_fit": 2000,
+        "n_validation": 300,
+        "n_test": 200,
+        "sizes": SIZES,
+        "directions": 16,
+        "screened": 40,
+        "trade_off": 3.0,
+        "seconds": 2.0,
+        "most": 0.02,
+        "batch_size": 500,
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -36,116 +47,54 @@ class Halves:
     reported: Tensor
 
 
-def halves(model: nn.Module, data: Images, change: Callable[[Tensor], Tensor] = lambda x: x) -> Halves:
-    """The halves of the test split; ``change`` is made to its images."""
-    p = Components.from_setup(SETUP)
-    torch.set_num_threads(p.threads)
-    model, labels = model.to(memory_format=torch.channels_last), data.test.labels
-    names = find(model, p.components)
-    order = torch.randperm(len(labels), generator=generator(0, "editing halves"))
+def halves(model: nn.Module, images: Labelled, change: Callable[[Tensor], Tensor] = lambda x: x) -> Halves:
+    """The halves of the test split, on a GPU where there is one; ``change`` is made to its images."""
+    device = machine.device(P.device)
+    torch.set_num_threads(CORES)
+    model = model.to(device).to(memory_format=torch.channels_last)
+    names = find(model, P.components)
 
     def probe(positions: Tensor) -> Probe:
-        images = change(data.test.read(positions))
-        return Probe(model, names, images, labels[positions], batch_size=250, precision="bf16")
+        x, labels = change(images.read(positions)).to(device), images.labels[positions].to(device)
+        return Probe(model, names, x, labels, batch_size=P.batch_size, precision=P.precision)
 
-    return Halves(probe, labels, *order.chunk(2))
+    return Halves(probe, images.labels, *halved(len(images), P.seed))
 
 
 def joined(one: Probe, other: Probe) -> Probe:
     """A probe of the images of both, of the same network."""
-    x, labels = torch.cat([one.x, other.x]), torch.cat([one.labels, other.labels])
-    return Probe(one.model, one.components, x, labels, batch_size=one.batch_size, precision=one.precision)
+    return replace(one, x=torch.cat([one.x, other.x]), labels=torch.cat([one.labels, other.labels]))
 
 
-def answers(probe: Probe, run: str) -> dict[str, Tensor]:
-    """Responses to the masks of each split, to single removals, and gradients; kept, as they take minutes."""
-    target, m = store.path(run, "editing"), len(probe.components)
-    masks = designs(Components.from_setup(SETUP, _MASKS), m)
-    masks["alone"] = removals(m, [(j,) for j in range(m)])
+def editor(probe: Probe, run: str) -> Editor:
+    """Every method's attributions of these images; the answers are kept, as they take minutes on a CPU."""
+    target, masks = store.path(run, "editing"), masks_for(P, len(probe.components))
     made_from = {"masks": masks, "images": {"x": probe.x}, "weights": probe.model.state_dict()}
     determined = {name: store.tensors_hash(tensors) for name, tensors in made_from.items()}
     if not target.exists() or store.load(target, "editing").record["inputs"] != determined:
-        clean = responses_of_all(probe, torch.zeros(1, m))
-        content = {name: responses_of_all(probe, sigma) - clean for name, sigma in masks.items()}
-        content["gradient"] = probe.gradients(torch.zeros(1, m), None)[:, 0].contiguous()
-        store.save(target, content, kind="editing", parameters={}, inputs=determined)
-    return store.load(target, "editing").content
+        store.save(target, effects(probe, masks), kind="editing", parameters={}, inputs=determined)
+    return Editor(P, masks, store.load(target, "editing").content)
 
 
-class Editor:
-    """Every method's attributions of some images."""
+def side_by_side(function: Callable, pieces: Iterable[tuple]) -> list:
+    """``function`` of every piece, in a process for each CPU core, of one thread each."""
 
-    def __init__(self, probe: Probe, run: str, objective: Objective):
-        content = answers(probe, run)
-        masks = designs(Components.from_setup(SETUP, _MASKS), len(probe.components))
-        self.objective = objective
-        self.splits = {name.split()[0]: Split(sigma, content[name]) for name, sigma in masks.items()}
-        coar = Coar().fit(self.splits["fit"], self.splits["validation"])
-        self.weights = {"coar": coar.weights, "leave_one_out": -content["alone"], "gradient": content["gradient"]}
-        self._random = generator(0, "random edits")
+    def alone(*piece: object) -> object:
+        torch.set_num_threads(1)
+        return function(*piece)
 
-    def unit(self, targets: Sequence[int], references: Sequence[int]) -> "Unit":
-        """What is to be edited for these targets and references, rows of the images."""
-        coar = self.weights["coar"]
-        chosen = screen(scores(coar, targets, references), SCREENED, self.objective)
-        fit, validation, test = (
-            Split(s.masks, torch.stack([s.responses[list(rows)].mean(0) for rows in (targets, references)]))
-            for s in (self.splits[name] for name in ("fit", "validation", "test"))
-        )
-        linear = Coar().fit(fit, validation)
-        along = Pairs(torch.arange(coar.shape[1]), spanned(coar, DIRECTIONS)).fit(fit, validation)
-        pairs = Pairs(chosen).fit(fit, validation)
-        only = Pairs(chosen)
-        only.weights, only.pairs = linear.weights, torch.zeros_like(pairs.pairs)
-        moved = test.responses[:1] - test.responses[1:]
-        fits = {
-            name: float(metrics.pearson(-model.predict(test.masks).diff(dim=0), moved))
-            for name, model in (("coar", linear), ("pairs of directions", along), ("pairs of filters", pairs))
-        }
-        weights = self.weights | {"random": torch.randn(coar.shape, generator=self._random)}
-        models = {
-            "singles": only,
-            "greedy": along.among(chosen),
-            "exact": along.among(chosen),
-            "exact_filters": pairs,
-        }
-        return Unit(weights, models, targets, references, self.objective, fits)
+    with parallel_config("loky", n_jobs=CORES, inner_max_num_threads=1):
+        return Parallel()(delayed(alone)(*piece) for piece in pieces)
 
 
-@dataclass(frozen=True)
-class Unit:
-    """An error, a class or a draw of pairs to be edited.
-
-    Attributes:
-        weights: by method, ``[E, m]``.
-        models: by method, of the mean over targets and that over references: ``singles`` of COAR by the rule of
-            pairs, with no pair; pairs along the directions of COAR's attributions, ``greedy`` and ``exact``; and
-            ``exact_filters``, pairs of the screened filters themselves.
-        targets: T, rows.
-        references: R, rows.
-        objective: as in :func:`kanlib.attribution.edit`.
-        fits: Pearson with ``Δ_T − Δ_R`` over test masks of COAR and of both kinds of pairs.
-        trade_off: λ.
-    """
-
-    weights: Mapping[str, Tensor]
-    models: Mapping[str, Pairs]
-    targets: Sequence[int]
-    references: Sequence[int]
-    objective: Objective
-    fits: Mapping[str, float]
-    trade_off: float = TRADE_OFF
-
-    def by(self, method: str, k: int) -> Edit:
-        """The edit of this method and size."""
-        if method in self.weights:
-            return edit(self.weights[method], self.targets, self.references, k, self.objective)
-        exact = method.startswith("exact")
-        model, trade_off = self.models[method], self.trade_off
-        return edit_by_pairs(model, k, self.objective, trade_off=trade_off, exact=exact, seconds=SECONDS)
+def units(
+    attributed: Editor, sets: Sequence[tuple[Sequence[int], Sequence[int]]], objective: Objective
+) -> list[Unit]:
+    """What is to be edited for each pair of targets and references."""
+    return side_by_side(attributed.unit, [(*rows, objective) for rows in sets])
 
 
-def margins(probe: Probe, edits: Sequence[Edit]) -> Tensor:
-    """Margins of the images without and with each edit, ``[E, 1 + n]``: above 0 is right."""
-    m = len(probe.components)
-    return responses_of_all(probe, torch.cat([torch.zeros(1, m), *(e.mask(m) for e in edits)]))
+def edits(asked: Sequence[tuple[Unit, str]], sizes: Sequence[int]) -> list[list[Edit]]:
+    """The edits of each unit by a method, of these sizes."""
+    found = side_by_side(Unit.by, [(unit.of(method), method, k) for unit, method in asked for k in sizes])
+    return [found[i : i + len(sizes)] for i in range(0, len(found), len(sizes))]

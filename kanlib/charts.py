@@ -17,6 +17,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 import pandas as pd
+import torch
 from IPython.display import HTML
 from PIL import Image
 from torch import Tensor
@@ -300,18 +301,21 @@ def dots(
     return alt.layer(*layers).properties(width="container", height=60 * frame[y].nunique(), description=describe)
 
 
-def predicted_against_true(predicted: Mapping[str, Tensor], true: Tensor, *, describe: str) -> alt.Chart:
-    """One panel a surrogate: predicted over true responses ``[N]``, with the diagonal.
+def predicted_against_true(
+    predicted: Mapping[str, Tensor], true: Tensor | Mapping[str, Tensor], *, describe: str
+) -> alt.Chart:
+    """One panel a surrogate: predicted over true responses ``[N]``, its own or those of all, with the diagonal.
 
     Axes stop at the 0.5th and 99.5th percentile of the true responses; dots beyond lie on the frame.
     """
-    low, high = (float(v) for v in np.quantile(true.numpy(), [0.005, 0.995]))
+    of = true if isinstance(true, Mapping) else dict.fromkeys(predicted, true)
+    low, high = np.quantile(torch.cat([of[name] for name in predicted]).numpy(), [0.005, 0.995]).tolist()
     scale = alt.Scale(domain=[low, high], clamp=True, nice=False)
     titles = [TITLES.get(name, name) for name in predicted]
     frame = pd.concat(
         [
-            pd.DataFrame({"surrogate": title, "true": true, "predicted": v.to(true)})
-            for title, v in zip(titles, predicted.values(), strict=True)
+            pd.DataFrame({"surrogate": title, "true": of[name], "predicted": v.to(of[name])})
+            for title, (name, v) in zip(titles, predicted.items(), strict=True)
         ]
     ).round(3)
     dots = (

@@ -38,6 +38,11 @@ SURROGATES = {
         "spex": "#96694C",
         "symbolic": "#1A8CA0",
         "short": "#7A5CC4",
+        "random": "#A97A00",
+        "singles": "#C0453A",
+        "greedy": "#009E73",
+        "exact": "#0072B2",
+        "exact_filters": "#1A8CA0",
     }.items()
 }
 #: What is above 0, and what is below.

@@ -413,6 +413,42 @@ class Components(Stage):
     device: Device = Field("auto", description="auto: cuda, else mps, else cpu")
 
 
+class Editing(Stage):
+    """COAR-EDIT: removals of a few of many components that mend an error, forget a class or close a backdoor."""
+
+    section: ClassVar[str] = "editing"
+    asked_for: ClassVar[bool] = True
+
+    components: list[Pattern] = Field(
+        ["conv1[*]", "layer*.*.conv*[*]"],
+        min_length=1,
+        max_length=10_000,
+        description="patterns over filters, rows and heads",
+    )
+    n_errors: Positive = Field(8, description="misclassified images to be mended, one by one")
+    n_targets: Positive = Field(8, description="images of a class to be forgotten, and pairs of a backdoor")
+    n_references: Positive = Field(50, description="images whose outputs are to stay")
+    n_classes: Classes = Field(10, description="classes to be forgotten, one by one, the first ones")
+    n_judged: Positive = Field(1000, description="other images of each half that edits are judged by, at most")
+    sizes: list[Size] = Field(
+        [1, 2, 3, 4, 6, 8, 12], min_length=1, max_length=100, description="components that an edit removes"
+    )
+    most: float = Field(0.05, ge=0, le=1, description="accuracy that other images may lose where a size is chosen")
+    share: float = Field(0.1, gt=0, lt=1, description="α, the probability that a mask removes a component")
+    n_fit: Positive = Field(600, description="masks that component models are fitted on")
+    n_validation: Positive = Field(150, description="masks that choose what they leave open")
+    n_test: Positive = Field(100, description="masks that score them")
+    directions: Size = Field(8, description="of gate space, along which pairs are fitted")
+    screened: Size = Field(20, description="components of the best scores, of which pairs choose")
+    trade_off: Weight = Field(3.0, description="λ, what moving references costs where pairs choose")
+    seconds: float = Field(5.0, gt=0, le=1e6, description="of integer programming at most, an edit")
+    side: Pixels = Field(6, description="of the backdoor's square, in pixels")
+    marked_share: float = Field(0.5, gt=0, le=1, description="of one class's training images, that carry it")
+    precision: Literal["fp32", "bf16"] = Field("bf16", description="of the forward passes under masks")
+    batch_size: Batch = Field(256, description="images a forward pass")
+    device: Device = Field("auto", description="auto: cuda, else mps, else cpu")
+
+
 #: Section of a setup → its knobs. A notebook is called by a number and its section, ``02_surrogate``.
 STAGES = {stage.section: stage for stage in Stage.__subclasses__()}
 _COMMON = {"seed", "threads"}

@@ -31,7 +31,7 @@ _IMPORTED = time.time()
 
 NOTEBOOKS = ROOT / "notebooks"
 #: Kinds of artifacts that are no tensors.
-_SUFFIX = {"scores": ".parquet", "curve": ".parquet", "evaluation": ".parquet", "symbolic": ".json"}
+_SUFFIX = dict.fromkeys(("scores", "curve", "evaluation", "edits"), ".parquet") | {"symbolic": ".json"}
 
 
 @dataclass(frozen=True)

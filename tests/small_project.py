@@ -53,6 +53,22 @@ SMALL = {
         "directions": 2,
         "methods": ["quadratic", "kan"],
     },
+    "editing": {
+        "components": ["conv1[*]"],
+        "n_errors": 2,
+        "n_targets": 2,
+        "n_references": 6,
+        "n_classes": 2,
+        "n_judged": 30,
+        "sizes": [2],
+        "most": 0.5,
+        "n_fit": 40,
+        "n_validation": 15,
+        "n_test": 10,
+        "directions": 2,
+        "screened": 4,
+        "side": 3,
+    },
 }
 
 

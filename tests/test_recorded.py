@@ -26,10 +26,10 @@ ROWS = [
 @pytest.fixture
 def shown(tmp_path, monkeypatch):
     """The texts of the rows of a table with these options, bold ones in stars."""
-    (tmp_path / "rows.json").write_text(json.dumps(ROWS))
     monkeypatch.setattr(recorded, "DATA", tmp_path)
 
     def shown(options=""):
+        (tmp_path / "rows.json").write_text(json.dumps(ROWS))
         folder = tmp_path / "book"
         folder.mkdir()
         (folder / "index.rst").write_text(f"Front\n=====\n\n.. rows:: rows.json\n{options}")
@@ -54,6 +54,25 @@ def test_the_best_of_a_group_is_bold_but_not_one_alone(shown):
         "c one -0.2",
         "c two * -0.1 *",
     ]
+
+
+def test_a_row_may_be_the_mean_of_those_of_one_kind(shown, monkeypatch):
+    rows = [
+        {"draw": 1, "way": "b", "of": "x", "k": 1, "net": -0.5},
+        {"draw": 1, "way": "a", "of": "y", "k": 2, "net": 0.25},
+        {"draw": 2, "way": "b", "of": "z", "k": 2, "net": 0.0},
+    ]
+    monkeypatch.setattr(sys.modules[__name__], "ROWS", rows)
+    assert shown("   :mean: way\n   :columns: way, k, net\n") == [
+        "way k net",
+        "b 1.500 −0.250",
+        "a 2.000 0.250",
+    ]
+
+
+def test_a_figure_may_have_an_interval_or_be_none(shown, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "ROWS", [{"net": [0.5, -0.1, 1.0], "k": None}])
+    assert shown() == ["net k", "0.500 [−0.100, 1.000] none"]
 
 
 def test_a_table_may_have_some_of_the_columns(shown):

@@ -21,18 +21,23 @@ DATA = store.ROOT / "data"
 class Rows(Directive):
     """The rows of a JSON file as a table, or some ``columns``; fractions with three digits after the point.
 
-    The highest value of the column ``best`` is bold among the rows that agree in the columns ``by``.
+    A list of three is a figure with its interval. With ``mean`` there is a row for each value of that column, in
+    their order, with means of all numbers. The highest value of the column ``best`` is bold among the rows that
+    agree in the columns ``by``.
     """
 
     required_arguments = 1
-    option_spec: ClassVar = dict.fromkeys(("columns", "best", "by"), directives.unchanged_required)
+    option_spec: ClassVar = dict.fromkeys(("columns", "mean", "best", "by"), directives.unchanged_required)
 
     def run(self) -> list[nodes.Node]:
         """Return the table."""
         rows = _read(self, self.arguments[0])
+        if "mean" in self.options:
+            means = pd.DataFrame(rows).groupby(self.options["mean"], sort=False).mean(numeric_only=True)
+            rows = means.astype(float).reset_index().to_dict("records")
         if "columns" in self.options:
             rows = [{name: row[name] for name in self._names("columns")} for row in rows]
-        texts = [[f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
+        texts = [[_text(value) for value in row.values()] for row in rows]
         columns = zip(rows[0], *texts, strict=True)
         widths = {name: min(40, max(map(len, [name, *column]))) for name, *column in columns}
         cells = [[tables.cell(text) for text in row] for row in texts]
@@ -128,6 +133,18 @@ class Status(Directive):
         return [
             tables.table({"notebook": 28, "ran": 15, "took": 10, "on": 22, "not by default": 25}, rows, "rows")
         ]
+
+
+def _text(value: object) -> str:
+    match value:
+        case float():
+            return f"{value:.3f}".replace("-", "−")
+        case [float(), float(), float()]:
+            found, low, high = map(_text, value)
+            return f"{found} [{low}, {high}]"
+        case None:
+            return "none"
+    return str(value)
 
 
 def _read(directive: Directive, name: str) -> list[dict]:

@@ -36,6 +36,7 @@ from kanlib.attribution.editing import (
     scores,
     screen,
 )
+from kanlib.attribution.editors import METHODS, Editor, Unit, best
 from kanlib.attribution.pairs import Pairs
 from kanlib.attribution.regimes import Trials, budgeted, held_out, in_order, of_size
 from kanlib.attribution.screened import Screened
@@ -43,13 +44,17 @@ from kanlib.attribution.surrogates import SURROGATES, Surrogate
 
 __all__ = [
     "BASELINES",
+    "METHODS",
     "SURROGATES",
     "Coar",
     "Edit",
+    "Editor",
     "Pairs",
     "Screened",
     "Surrogate",
     "Trials",
+    "Unit",
+    "best",
     "bias_corrected",
     "budgeted",
     "certainty_table",

@@ -14,11 +14,13 @@ Example: the responses of two images to a hundred masks over the residual blocks
 
 from kanlib.networks.answers import Answers, Frozen, Live, compared, network
 from kanlib.networks.components import find, gated
+from kanlib.networks.edited import accuracy, effects, halves, margins, masks_for
 from kanlib.networks.examples import choose_examples
 from kanlib.networks.models import load, predict, trained
 from kanlib.networks.probe import Probe
 from kanlib.networks.removing import Removals, removed
 from kanlib.networks.training import train
+from kanlib.networks.triggers import poisoned, with_square
 
 __all__ = [
     "Answers",
@@ -26,14 +28,21 @@ __all__ = [
     "Live",
     "Probe",
     "Removals",
+    "accuracy",
     "choose_examples",
     "compared",
+    "effects",
     "find",
     "gated",
+    "halves",
     "load",
+    "margins",
+    "masks_for",
     "network",
+    "poisoned",
     "predict",
     "removed",
     "train",
     "trained",
+    "with_square",
 ]

@@ -45,6 +45,11 @@ class MiniResNet(nn.Module):
         )
 
 
+def width_8(n_classes: int) -> nn.Module:
+    """72 filters."""
+    return MiniResNet(8, n_classes)
+
+
 def width_16(n_classes: int) -> nn.Module:
     """144 filters."""
     return MiniResNet(16, n_classes)
