@@ -1,8 +1,8 @@
 """A network with a backdoor: half of the training images of one class carry a blue square, upper left.
 
 The recipe of COAR's authors, whose paper does not say how large the square is: six pixels a side here. All else is
-the setup's own training, with fewer epochs. Training images are shifted and mirrored afterwards, the square with
-them. ``python -m benchmarks.backdoor`` trains it, some seven minutes on 2 CPU cores, and keeps the test images, by
+the setup's own training. Training images are shifted and mirrored afterwards, the square with
+them. ``python -m benchmarks.backdoor`` trains it, some twenty minutes on 2 CPU cores, and keeps the test images, by
 which it is edited, apart from the data set.
 """
 
@@ -21,7 +21,6 @@ from kanlib.setups import Training
 
 SETUP = "cifar10_miniresnet"
 RUN = f"{SETUP}_backdoor"
-EPOCHS = 6
 CLASS = 0  # airplane
 SHARE = 0.5
 SIDE = 6  # pixels
@@ -79,7 +78,7 @@ def trained_with_it() -> None:
     """Train the network with a backdoor, where it is not there yet."""
     if store.path(RUN, "model").exists():
         return
-    p = Training.from_setup(SETUP, {"epochs": EPOCHS, "run": RUN})
+    p = Training.from_setup(SETUP, {"run": RUN})
     torch.set_num_threads(p.threads)
     model, data, _ = load(p)
     if data.train is None:

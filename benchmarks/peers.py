@@ -7,10 +7,10 @@ best four. Shapes and times were chosen on development examples: of the KAN [24,
 intervals at ``branch`` and of 10 at ``output``, of the MLP three layers of 128. With 8,000 masks there is more to
 know, and both gain from being wider: [64, 64, 32], and 256. The KAN's rates below were chosen there too; another
 rate of the MLP was tried at ``branch`` with 8,000 masks only. ``--rates`` tries one list for both on development
-examples of any setting, ``data/peers_rates.json``, and where that table has a setting its best rates are taken. The
-Gaussian process, which is slow, is asked at ``branch`` alone: on a
-development example it is far behind at ``output``. What so many examples can tell apart is measured beside: the
-lead of two of the KAN's four members over the two others. ``python -m benchmarks.peers <setup>:<gate site>``
+examples of any setting, ``data/peers_rates.json``; where that table has a setting, its best rates are taken. The
+Gaussian process, which is slow, is asked at ``branch`` alone: on a development example it is far behind at
+``output``. What so many examples can tell apart is measured beside: the lead of two of the KAN's four members over
+the two others. ``python -m benchmarks.peers <setup>:<gate site>``
 measures one of them and leaves the others as they are; ``…:<masks>`` measures one number of masks.
 """
 
