@@ -1,4 +1,4 @@
-"""Higher-order component attribution with Kolmogorov–Arnold networks: four wings on one ground floor.
+"""Higher-order component attribution with Kolmogorov–Arnold networks: five wings on one ground floor.
 
 ``networks`` is what is asked, ``kan`` what is fitted, ``symbolic`` what is read, ``attribution`` what is said. The
 ground floor (from ``errors`` to ``masks``: files, setups, claims, metrics) serves them all; ``charts``, ``mixer``
