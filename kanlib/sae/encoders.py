@@ -53,13 +53,15 @@ class Linear(nn.Module):
 class Spline(Linear):
     """K1: ``φ_i(u_i)``, ``φ_i(u) = u + Σ_c a_ic B_c(u)``: a cubic spline of its own bends each feature.
 
-    The splines of a run share evenly spaced knots; beyond them ``φ_i(u) = u``.
+    The splines of all features share evenly spaced knots; beyond them ``φ_i(u) = u``.
     """
+
+    ends: Tensor
 
     def __init__(self, directions: Tensor, range_: tuple[float, float], n_splines: int):
         """With ``n_splines`` ≥ 4 B-splines a feature over this range of pre-activations."""
         super().__init__(directions)
-        self.low, self.high = range_
+        self.register_buffer("ends", torch.tensor(range_, device=directions.device))
         self.n_splines = n_splines
         shape = (*directions.shape[:2], n_splines)
         self.coefficients = nn.Parameter(torch.zeros(shape, device=directions.device))
@@ -85,7 +87,8 @@ class Spline(Linear):
         """φ from the pieces of some features, which ``feature`` numbers; ``None``: of all in order."""
         n = self.n_splines
         # Where u lies, in intervals from the first of the knots; at either end the pieces are 0.
-        at = (u - self.low) * ((n - _CUBIC) / (self.high - self.low)) + _CUBIC
+        low, high = self.ends
+        at = (u - low) * ((n - _CUBIC) / (high - low)) + _CUBIC
         at = at.clamp(0, n + _CUBIC - 1e-3)
         interval = at.detach().floor()
         if feature is None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 Bent = Callable[..., Tensor]
 _BISECTIONS = 30
 _FOLLOW = 0.02  # by how much the logarithm of a penalty's weight follows that of L0 in a step
+_ASKED = 0.1  # how much JumpReLU's distance to the target counts beside the error
 _BANDWIDTH = 0.1  # of JumpReLU's kernel, where vectors have a variance of 1
 
 
@@ -122,8 +123,8 @@ class Penalised(Sparsifier):
 
     def __init__(self, targets: Sequence[int], m: int):
         super().__init__(targets, m)
-        # About where a target of 32 ends.
-        self.register_buffer("log_weight", (0.05 / self.goal).log())
+        # Almost none at first, so that features are there before they are made few.
+        self.register_buffer("log_weight", torch.full((len(targets),), 1e-3).log())
 
     @torch.no_grad()
     def follow(self, z: Tensor) -> None:
@@ -179,7 +180,7 @@ class Gated(Penalised):
 class JumpReLU(Sparsifier):
     """``z = u · 1[u > cut · θ]`` with thresholds θ that are learnt through a kernel.
 
-    The penalty is ``(L0 / target − 1)²``, which asks for the target itself. Source: Rajamanoharan et al. (2024),
+    The penalty is ``0.1 (L0 / target − 1)²``, which asks for the target itself. Source: Rajamanoharan et al. (2024),
     *Jumping ahead*, arXiv 2407.14435, where L0 has another weight; the target is as in its appendix.
     """
 
@@ -195,9 +196,9 @@ class JumpReLU(Sparsifier):
         return Jump.apply(bent(u), self.cut * self.log_threshold.exp(), _BANDWIDTH)
 
     def penalty(self, u: Tensor, z: Tensor, x: Tensor, decode: Callable[[Tensor], Tensor]) -> Tensor:
-        """``(L0 / target − 1)²``, where L0 is the batch's."""
+        """``0.1 (L0 / target − 1)²``, where L0 is the batch's."""
         l0 = Step.apply(u, self.log_threshold.exp(), _BANDWIDTH).sum(-1).mean(1)
-        return 0.1 * (l0 / self.goal - 1).square()
+        return _ASKED * (l0 / self.goal - 1).square()
 
 
 class Jump(torch.autograd.Function):

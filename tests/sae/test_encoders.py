@@ -41,7 +41,7 @@ def test_runs_do_not_meet(kind):
 
 def bent(u, encoder):
     """By the splines of kanlib.kan."""
-    grid = torch.linspace(encoder.low, encoder.high, encoder.n_splines - 2)[None, None]
+    grid = torch.linspace(*encoder.ends.tolist(), encoder.n_splines - 2)[None, None]
     basis = features(u.flatten()[None, None], grid, 3)[0, 0, 1:].view(encoder.n_splines, *u.shape)
     return u + torch.einsum("rmc,crbm->rbm", encoder.coefficients, basis)
 
