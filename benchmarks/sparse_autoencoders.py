@@ -119,10 +119,11 @@ class Setting:
 def stories(network: llama.Llama, plan: Plan, folder: Path, weights: str) -> list[list[int]]:
     """The held-out stories, and then those to train on; from the folder where they are there."""
     target = folder / "stories.safetensors"
-    parameters = {"n": plan.stories + plan.held_out, "longest": plan.longest, "weights": weights}
+    n = plan.stories + plan.held_out
+    parameters = {"n": n, "longest": plan.longest, "weights": weights}
     if not target.exists() or store.load(target).record["parameters"] != parameters:
         on_gpu = network.output.weight.is_cuda
-        rows = sampled(network, parameters["n"], most=plan.longest, batch_size=4352 if on_gpu else 256)
+        rows = sampled(network, n, most=plan.longest, batch_size=4352 if on_gpu else 256)
         whole = of_tokens([row + [0] * (2 - len(row)) for row in rows])
         lengths = torch.tensor([len(row) for row in rows])
         content = {"tokens": whole.tokens.short(), "lengths": lengths}
@@ -369,7 +370,8 @@ def two_cores(here: Setting, plan: Plan) -> dict[str, float]:
     """Seconds of a step of each arm with all of its runs on two CPU cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    x, seconds = here.training.vectors[: 8 * plan.knobs.minibatch].cpu(), {}
+    x = here.training.vectors[: 8 * plan.knobs.minibatch].cpu()
+    seconds: dict[str, float] = {}
     for arm in plan.knobs.arms:
         model = Autoencoder(arm, plan.runs, x, plan.knobs.features, plan.knobs.splines)
         optimiser = torch.optim.Adam(model.parameters(), fused=True)

@@ -3,9 +3,9 @@
 ``networks`` is what is asked, ``kan`` what is fitted, ``symbolic`` what is read, ``attribution`` what is said, and
 ``sae`` what a stream of vectors holds. The ground floor (from ``errors`` to ``masks``: files, setups, claims,
 metrics) serves them all; ``charts``, ``mixer`` and :func:`kanlib.explaining.explain`, the steps of the notebooks
-in one call, stand on top. A module imports only what stands below: ground < kan < symbolic < attribution < top, and
-ground < networks < attribution; ``sae`` stands on ``networks`` and ``kan``, and ``networks`` and the mathematics
-of ``kan`` and ``symbolic`` never meet.
+in one call, stand on top. A module imports only what stands below: ground < kan < symbolic < attribution < top,
+and ground < networks < attribution; ``sae`` stands on ``networks`` and ``kan``, and ``networks`` and the
+mathematics of ``kan`` and ``symbolic`` never meet.
 """
 
 from typing import TYPE_CHECKING, Any

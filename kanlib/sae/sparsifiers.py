@@ -180,8 +180,8 @@ class Gated(Penalised):
 class JumpReLU(Sparsifier):
     """``z = u · 1[u > cut · θ]`` with thresholds θ that are learnt through a kernel.
 
-    The penalty is ``0.1 (L0 / target − 1)²``, which asks for the target itself. Source: Rajamanoharan et al. (2024),
-    *Jumping ahead*, arXiv 2407.14435, where L0 has another weight; the target is as in its appendix.
+    The penalty is ``0.1 (L0 / target − 1)²``, which asks for the target itself. Source: Rajamanoharan et al.
+    (2024), *Jumping ahead*, arXiv 2407.14435; the target is as in its appendix.
     """
 
     rest = 1.0
