@@ -9,7 +9,7 @@ are judged by are other stories: the loss of the network with reconstructions in
 ``../shared/weights/stories260K``. What was sampled and trained stays in ``_artifacts/sae``, and a run that was
 stopped goes on there; ``--device=cpu`` keeps it off a GPU, and ``--smoke`` tries everything in small, leaving the
 project's data alone. ``data/sae_runs.json`` has each autoencoder, ``data/sae.json`` their means with intervals,
-``data/sae_features.json`` cards of features.
+``data/sae_features.json`` cards of features. ``--record`` writes what the chapter is made from instead.
 """
 
 import json
@@ -26,7 +26,7 @@ from kanlib import claims, files, machine, store
 from kanlib.errors import BadInputError
 from kanlib.machine import generator
 from kanlib.metrics import Estimate, interval
-from kanlib.networks import llama, streams, tokens
+from kanlib.networks import answers, llama, streams, tokens
 from kanlib.networks.stories import sampled
 from kanlib.networks.streams import Stream
 from kanlib.networks.texts import Texts, of_tokens, prompts
@@ -44,13 +44,16 @@ from kanlib.sae import (
     text_losses,
     train,
 )
+from kanlib.sae.gates import Gates, gates
+from kanlib.sae.recorded import KIND, masks
 from kanlib.sae.training import losses
 from kanlib.setups import SparseAutoencoder
 
 DATA = store.ROOT / "data"
 WEIGHTS = store.ROOT.parent / "shared" / "weights" / "stories260K"
-SETUP, SITE = "stories260k_sae", "layers.3"
-NEURONS = "layers.3.feed_forward.w3"
+SETUP, LAYER = "stories260k_sae", 3
+SITE = f"layers.{LAYER}"
+NEURONS = f"{SITE}.feed_forward.w3"
 COMMAND = "python -m benchmarks.sparse_autoencoders"
 TIMED = 4  # steps on two CPU cores, an arm
 DRAWS = 4000  # of seeds and stories behind intervals
@@ -87,6 +90,16 @@ WHOLE = Plan(SparseAutoencoder(setup=SETUP))
 SMOKE = Plan(
     SparseAutoencoder(setup=SETUP, features=128, l0=[4, 16], n_seeds=2, steps=20, minibatch=256), 24, 16, 64, 500
 )
+
+
+#: What the chapter is made from: stories, and of their vectors so many to train and to test on; tokens whose
+#: features are gated, how many of each, and masks over them.
+RECORDING = Plan(
+    SparseAutoencoder(setup=SETUP, l0=[8], n_seeds=1, steps=1500, minibatch=1024), 360, 40, 256, 50_000
+)
+RECORDED = 16_000, 4_000
+GATED, FEATURES = 8, 8
+MASKS = {"fit": 1000, "validation": 250, "test": 500}
 
 
 @dataclass(frozen=True)
@@ -451,6 +464,74 @@ def cards(here: Setting, result: Found, l0: int) -> dict:
     return {"autoencoder": TITLES[result.model.arm], "L0": l0, "tokens": len(stream), "features": made}
 
 
+def record(weights: Path, folder: Path, device: torch.device) -> Path:
+    """What the chapter is made from: vectors, and gates over features of one autoencoder; the file."""
+    here = setting(weights, RECORDING, folder, device)
+    model = trained("topk", here, RECORDING, folder)[0]
+    pieces = [piece.decode(errors="replace") for piece in here.spelt.pieces]
+    n, part, held = int(here.texts.predicted.sum()), slice(RECORDED[0]), slice(RECORDED[1])
+    content = {
+        "vectors": torch.cat([here.training.vectors[part], here.held.vectors[held]]).half(),
+        "tokens": torch.cat([here.training.tokens[part], here.held.tokens[held]]).short(),
+        "texts": torch.cat([here.training.texts[part], here.held.texts[held]]).short(),
+    }
+    rows: list[dict[str, Tensor]] = []
+    contexts, following = [], []
+    for text in range(len(here.texts)):
+        if len(rows) == GATED:
+            break
+        if (found_ := gated(model, here, text)) is None:
+            continue
+        gate, end = found_
+        gradient, curvature = gate.derivatives()
+        clean = gate.margins(torch.zeros(1, FEATURES, device=device))
+        row = {
+            "features": gate.features.short(),
+            "activations": gate.steps.norm(dim=1) / model.spread,
+            "clean": clean[0],
+            "gradients": gradient.float(),
+            "hessians": curvature.float(),
+        }
+        for split, count in MASKS.items():
+            row[split] = (gate.margins(masks(count, FEATURES, split).to(device)) - clean).half()
+        rows.append({name: value.cpu() for name, value in row.items()})
+        told = here.texts.tokens[text, max(1, end - 15) : end + 1].tolist()
+        contexts.append("".join(pieces[token] for token in told))
+        following.append(pieces[gate.following])
+        print(contexts[-1], "→", following[-1], flush=True)
+    content |= {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    return store.save(
+        answers.path(SETUP, KIND),
+        content,
+        kind=KIND,
+        parameters={"setup": SETUP, "site": SITE},
+        inputs={},
+        n_fit=RECORDED[0],
+        pieces=pieces,
+        clean=here.clean.sum().item() / n,
+        zero=here.zero.sum().item() / n,
+        contexts=contexts,
+        following=following,
+    )
+
+
+def gated(model: Autoencoder, here: Setting, text: int) -> tuple[Gates, int] | None:
+    """Gates at a token of a held-out story whose next one the network rightly predicts, and its place; or none."""
+    row = here.texts.tokens[text, : here.texts.lengths[text]].to(here.held.vectors.device)
+    kept: list[Tensor] = []
+    layer = here.network.layers[LAYER].register_forward_hook(lambda _m, _x, out: kept.append(out[0]))
+    with torch.inference_mode():
+        right = here.network(row[None])[0, :-1].argmax(-1) == row[1:]
+    layer.remove()
+    active = (model.encode(kept[0])[0] > 0).sum(-1)[:-1] == FEATURES
+    places = (right & active)[20:100].nonzero().flatten().tolist()
+    if not places:
+        return None
+    drawn = int(torch.randint(len(places), (), generator=generator(0, "gated", text)))
+    end = 20 + places[drawn]
+    return gates(model, here.network, LAYER, kept[0][: end + 1].clone(), int(row[end + 1]), FEATURES), end
+
+
 def main(arguments: Sequence[str]) -> None:
     smoke = "--smoke" in arguments
     plan = SMOKE if smoke else WHOLE
@@ -460,9 +541,13 @@ def main(arguments: Sequence[str]) -> None:
     folder = store.ARTIFACTS / ("sae_smoke" if smoke else "sae")
     if device.type == "cpu":
         torch.set_num_threads(2)
+    weights = given[0] if given else WEIGHTS
+    if "--record" in arguments:
+        print(record(weights, store.ARTIFACTS / "sae_recording", device))
+        return
     command = claims.Command(COMMAND, device="2 CPU cores" if device.type == "cpu" else "one GPU")
     start = time.perf_counter()
-    here = setting(given[0] if given else WEIGHTS, plan, folder, device)
+    here = setting(weights, plan, folder, device)
     print(f"{len(here.training):,} tokens in {time.perf_counter() - start:.0f} s", flush=True)
     rows = sanity(here, plan, command)
     arms: dict[str, Found] = {arm: found(arm, here, plan, folder) for arm in plan.knobs.arms}

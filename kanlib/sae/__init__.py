@@ -9,12 +9,15 @@ Example: eight autoencoders of 512 features of the vectors ``[n, d]`` after a la
     shapes(model, 0, held_out.vectors).simple            # which splines are but a shifted ReLU
     text_losses(model, llama, texts, "layers.3")         # the network's loss with reconstructions, [8, n]
 
-``profiles`` are the cards of features, from their ``activations`` and ``logit_weights``.
+``profiles`` are the cards of features, from their ``activations`` and ``logit_weights``; ``gates`` makes components
+of those that are active on one token, and ``recorded`` is what the chapter has in place of a network.
 """
 
 from kanlib.sae.autoencoder import ARMS, TITLES, Autoencoder, Run
+from kanlib.sae.gates import Gates, gates
 from kanlib.sae.measures import Measures, measured, stability, text_losses
-from kanlib.sae.profiles import activations, logit_weights, logits_of, moments, profiles
+from kanlib.sae.profiles import activations, contexts, logit_weights, moments, profiles, rule_scores
+from kanlib.sae.recorded import Recorded, recorded
 from kanlib.sae.shapes import Shapes, shapes
 from kanlib.sae.training import train
 
@@ -22,15 +25,20 @@ __all__ = [
     "ARMS",
     "TITLES",
     "Autoencoder",
+    "Gates",
     "Measures",
+    "Recorded",
     "Run",
     "Shapes",
     "activations",
+    "contexts",
+    "gates",
     "logit_weights",
-    "logits_of",
     "measured",
     "moments",
     "profiles",
+    "recorded",
+    "rule_scores",
     "shapes",
     "stability",
     "text_losses",

@@ -35,17 +35,12 @@ class Moments:
 
 
 def logit_weights(directions: Tensor, network: Llama) -> Tensor:
-    """How much each feature's direction raises each token's logit, ``[m, V]``, without what comes in between.
+    """How much each direction raises each token's logit, ``D diag(norm) Wᵀ``, ``[m, V]``, by itself alone.
 
     The final norm is taken without its division. Source: nostalgebraist (2020), *interpreting GPT: the logit
     lens*.
     """
-    return logits_of(directions, network.norm.weight, network.output.weight)
-
-
-def logits_of(directions: Tensor, norm: Tensor, output: Tensor) -> Tensor:
-    """``D diag(norm) Wᵀ``: directions ``[m, d]``, the norm's weights ``[d]`` and the output's ``[V, d]``."""
-    return (directions * norm) @ output.T
+    return (directions * network.norm.weight) @ network.output.weight.T
 
 
 def moments(weights: Tensor) -> Moments:
@@ -67,7 +62,7 @@ def correlations(one: Tensor, other: Tensor) -> Tensor:
     return a.T @ b
 
 
-def explained_by_rules(z: Tensor, stream: Stream) -> Tensor:
+def rule_scores(z: Tensor, stream: Stream) -> Tensor:
     """How well a feature follows a rule on the last two tokens: Pearson of simulated and true values, ``[m]``.
 
     Explain and simulate without a language model. A rule is written down on the first half of the texts: the mean
@@ -132,14 +127,14 @@ def profiles(
         active (20 equal bins up to the largest); ``contexts``, the eight of the largest activations in different
         texts, each ``[tokens before, token, tokens after, activation]``; ``raises`` and ``lowers``, eight tokens
         with their logit weights; ``moments`` of these; ``features`` and ``neurons`` that it correlates with most;
-        and ``rule``, see :func:`explained_by_rules`.
+        and ``rule``, see :func:`rule_scores`.
     """
     numbers = list(chosen)
     of_chosen = z[:, numbers]
     with_features = correlations(of_chosen, z)
     with_features[torch.arange(len(numbers)), torch.tensor(numbers)] = -1
     with_neurons = None if neurons is None else correlations(of_chosen, neurons.cpu())
-    rules, shape = explained_by_rules(of_chosen, stream), moments(weights)
+    rules, shape = rule_scores(of_chosen, stream), moments(weights)
     cards = []
     for place, number in enumerate(numbers):
         values = of_chosen[:, place]
@@ -151,7 +146,7 @@ def profiles(
                 "density": _short(float((values > 0).float().mean())),
                 "largest": _short(largest),
                 "histogram": active.histc(20, 0, max(largest, 1e-9)).int().tolist(),
-                "contexts": _contexts(values, stream, pieces),
+                "contexts": contexts(values, stream, pieces),
                 "raises": _extreme(weights[number], pieces, largest=True),
                 "lowers": _extreme(weights[number], pieces, largest=False),
                 "moments": [
@@ -166,8 +161,18 @@ def profiles(
     return cards
 
 
-def _contexts(values: Tensor, stream: Stream, pieces: Sequence[str]) -> list[list]:
-    """The tokens around the largest activations, each in a text of its own."""
+def contexts(values: Tensor, stream: Stream, pieces: Sequence[str]) -> list[list]:
+    """The tokens around the eight largest activations, each in a text of its own.
+
+    Args:
+        values: activations of one feature, ``[n]``.
+        stream: whose tokens they are of.
+        pieces: what each token says.
+
+    Returns:
+        ``[tokens before, token, tokens after, activation]`` of each, the largest first; fewer where it is active
+        in fewer texts.
+    """
     texts, tokens = stream.texts, stream.tokens
     found: list[list] = []
     seen: set[int] = set()

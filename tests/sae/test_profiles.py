@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from kanlib.networks.streams import Stream
-from kanlib.sae import logit_weights, moments, profiles
-from kanlib.sae.profiles import correlations, explained_by_rules
+from kanlib.sae import logit_weights, moments, profiles, rule_scores
+from kanlib.sae.profiles import correlations
 from tests.language import small_llama
 
 TEXTS, LENGTH, VOCABULARY = 40, 30, 12
@@ -49,9 +49,7 @@ def test_rules_know_features_of_a_token_and_of_two_and_none_of_chance(stream):
     of_one = (tokens == 3).float()
     of_two = ((tokens == 3) & (before == 5) & ~start).float()
     chance = torch.rand(len(tokens), generator=torch.Generator().manual_seed(1))
-    one, two, none, never = explained_by_rules(
-        torch.stack([of_one, of_two, chance, 0 * chance], 1), stream
-    ).tolist()
+    one, two, none, never = rule_scores(torch.stack([of_one, of_two, chance, 0 * chance], 1), stream).tolist()
     assert one > 0.95
     assert two > 0.8
     assert abs(none) < 0.15
