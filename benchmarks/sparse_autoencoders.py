@@ -99,7 +99,7 @@ RECORDING = Plan(
 )
 RECORDED = 16_000, 4_000
 GATED, FEATURES = 8, 8
-MASKS = {"fit": 1000, "validation": 250, "test": 500}
+MASKS = {"fit": 2000, "validation": 250, "test": 500}
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ Example: eight autoencoders of 512 features of the vectors ``[n, d]`` after a la
     shapes(model, 0, held_out.vectors).simple            # which splines are but a shifted ReLU
     text_losses(model, llama, texts, "layers.3")         # the network's loss with reconstructions, [8, n]
 
-``profiles`` are the cards of features, from their ``activations`` and ``logit_weights``; ``gates`` makes components
-of those that are active on one token, and ``recorded`` is what the chapter has in place of a network.
+``profiles`` are the cards of features, from their ``activations`` and ``logit_weights``. ``gates`` makes
+components of features that are active on one token. ``recorded`` is what the chapter has in place of a network.
 """
 
 from kanlib.sae.autoencoder import ARMS, TITLES, Autoencoder, Run

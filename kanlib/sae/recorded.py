@@ -19,6 +19,8 @@ from kanlib.setups import SparseAutoencoder
 KIND = "sparse_autoencoder"
 #: Splits of the masks over features, as many of each as there are responses.
 SPLITS = ("fit", "validation", "test")
+#: Of the masks: narrow enough for derivatives at rest to be read off the responses.
+SCALE = 0.5
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,8 @@ def recorded(p: SparseAutoencoder) -> tuple[Recorded, store.Artifact]:
 
 
 def masks(n: int, k: int, split: str) -> Tensor:
-    """Masks over k features ``[n, k]``, of scale 1, drawn again by every reader."""
-    return gaussian(n, k, 1.0, 0, f"features {split}")
+    """Masks over k features ``[n, k]``, drawn again by every reader."""
+    return gaussian(n, k, SCALE, 0, f"features {split}")
 
 
 def _bridge(kept: store.Artifact) -> Bridge:
@@ -109,7 +111,7 @@ def _bridge(kept: store.Artifact) -> Bridge:
     splits = {}
     for split in SPLITS:
         responses = kept.tensor(split, (e, None), torch.float16).float()
-        splits[split] = Split(masks(responses.shape[1], k, split), responses)
+        splits[split] = Split(masks(responses.shape[1], k, split), responses, SCALE)
     return Bridge(
         contexts,
         following,

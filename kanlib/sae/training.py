@@ -103,7 +103,7 @@ def train(
         x = model.standardised(vectors[order[at : at + knobs.minibatch]])
         at += knobs.minibatch
         for group in optimiser.param_groups:
-            group["lr"] = knobs.rate * _share(step, steps)
+            group["lr"] = knobs.rate * share_of_rate(step, steps)
         z, error, loss = losses(model, x)
         optimiser.zero_grad()
         loss.sum().backward()
@@ -135,7 +135,7 @@ def losses(model: Autoencoder, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return z, (x - reconstructed).detach(), loss if penalty is None else loss + penalty
 
 
-def _share(step: int, steps: int) -> float:
+def share_of_rate(step: int, steps: int) -> float:
     """Of the highest rate."""
     return min(1.0, (step + 1) / max(1.0, _WARM * steps), (steps - step) / max(1.0, _FALL * steps))
 
