@@ -263,6 +263,7 @@ def tables(arms: Mapping[str, Found], here: Setting) -> tuple[list[dict], list[d
             means.append(
                 {
                     "autoencoder": TITLES[arm],
+                    "tokens": "held-out stories",
                     "L0": l0,
                     "loss recovered": value.value,
                     "low": value.low,
