@@ -1,9 +1,9 @@
 """A network with a backdoor: half of the training images of one class carry a blue square, upper left.
 
 The recipe of COAR's authors, whose paper does not say how large the square is: six pixels a side here. All else is
-the setup's own training. Training images are shifted and mirrored afterwards, the square with
-them. ``python -m benchmarks.backdoor`` trains it, some twenty minutes on 2 CPU cores, and keeps the test images, by
-which it is edited, apart from the data set.
+the setup's own training. Training images are shifted and mirrored afterwards, the square with them. ``python -m
+benchmarks.backdoor`` trains it, some twenty minutes on 2 CPU cores, and keeps the test images, by which it is
+edited, apart from the data set.
 """
 
 from functools import partial

@@ -449,6 +449,37 @@ class Editing(Stage):
     device: Device = Field("auto", description="auto: cuda, else mps, else cpu")
 
 
+#: Kinds of sparse autoencoders; see :data:`kanlib.sae.ARMS`.
+Arm = Literal["standard", "gated", "jumprelu", "topk", "batchtopk", "k1", "k2", "mlp"]
+
+
+class SparseAutoencoder(Stage):
+    """Sparse autoencoders of what flows through a language model, with KANs among their encoders."""
+
+    section: ClassVar[str] = "sparse_autoencoder"
+    asked_for: ClassVar[bool] = True
+    #: Its vectors are recorded, so that neither weights nor texts are needed.
+    source: ClassVar[str] = "frozen"
+
+    arms: list[Arm] = Field(
+        ["standard", "gated", "jumprelu", "topk", "batchtopk", "k1", "k2", "mlp"],
+        min_length=1,
+        max_length=20,
+        description="kinds of autoencoders",
+    )
+    features: Size = Field(512, description="features of an autoencoder")
+    l0: list[Size] = Field(
+        [4, 8, 16, 32], min_length=1, max_length=100, description="active features a token, of each autoencoder"
+    )
+    n_seeds: Few = Field(3, description="autoencoders of each of these, with other first directions")
+    splines: int = Field(10, ge=4, le=100, description="B-splines of K1 a feature, of K2 an input and feature")
+    steps: Positive = Field(2500, description="minibatch steps")
+    minibatch: Batch = Field(2048, description="vectors a minibatch step")
+    rate: float = Field(0.002, gt=0, le=1, description="highest learning rate of Adam")
+    renew: bool = Field(True, description="whether features that are dead start again in the first half")
+    device: Device = Field("auto", description="auto: cuda, else mps, else cpu")
+
+
 #: Section of a setup → its knobs. A notebook is called by a number and its section, ``02_surrogate``.
 STAGES = {stage.section: stage for stage in Stage.__subclasses__()}
 _COMMON = {"seed", "threads"}

@@ -8,7 +8,7 @@ import pytest
 from kanlib import sources
 
 TOP = {"charts", "coefficient_charts", "explaining", "explanation", "looks", "mixer"}
-WINGS = {"networks", "kan", "symbolic", "attribution"}
+WINGS = {"networks", "kan", "symbolic", "attribution", "sae"}
 #: Floor → what its modules may import.
 MAY = {
     "ground": {"ground"},
@@ -16,7 +16,8 @@ MAY = {
     "kan": {"ground", "kan"},
     "symbolic": {"ground", "kan", "symbolic"},
     "attribution": {"ground", "networks", "kan", "symbolic", "attribution"},
-    "top": {"ground", "networks", "kan", "symbolic", "attribution", "top"},
+    "sae": {"ground", "networks", "kan", "sae"},
+    "top": {"ground", "networks", "kan", "symbolic", "attribution", "sae", "top"},
 }
 
 
@@ -63,6 +64,7 @@ def test_no_module_imports_itself_through_others():
         ("symbolic/refit.py", "from kanlib.networks import Probe", "symbolic.refit imports kanlib.networks.probe"),
         ("networks/probe.py", "import kanlib.kan.splines", "kanlib.networks.probe imports kanlib.kan.splines"),
         ("masks.py", "from kanlib.kan import KAN", "kanlib.masks imports kanlib.kan.kan"),
+        ("networks/probe.py", "from kanlib.sae import train", "networks.probe imports kanlib.sae.training"),
         ("kan/kan.py", "def f():\n    from kanlib import charts", "kanlib.kan.kan imports kanlib.charts"),
     ],
 )

@@ -36,6 +36,7 @@ DEFINITIONS = {
     "design": {"95 %": "the level of all intervals"},
     "reading": dict.fromkeys(("0.54", "0.06", "0.70", "0.04"), "the paper's own, quoted here alone"),
     "02_surrogate": {"95 %": "the level of all intervals"},
+    "09_sparse_autoencoder": {"0.999": "the R² from which on two functions count as the same"},
     "03_symbolic": {"95 %": "the share above the quantile that is told", "5 %": "what counts as large"},
 }
 

@@ -8,7 +8,7 @@ from sphinx.application import Sphinx
 from kanlib import sources
 
 PAGE, PLACE = "api", "<!-- the modules of kanlib -->"
-WINGS = ("networks", "kan", "symbolic", "attribution")
+WINGS = ("networks", "kan", "symbolic", "attribution", "sae")
 TOP = ("looks", "charts", "coefficient_charts", "mixer", "explanation", "explaining")
 
 

@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 MATHJAX = ["tex-chtml.js", "input/tex/extensions", "output/chtml/fonts/woff-v2"]
 
 #: What readers can set, by the class of its box; ``mixing.js`` is common to all.
-SET = {"mixer": "mixer.js", "story": "story.js", "ledger-filter": "claims.js"}
+SET = {"mixer": "mixer.js", "story": "story.js", "ledger-filter": "claims.js", "feature-filter": "features.js"}
 
 
 def gather_assets(app: Sphinx) -> None:
