@@ -29,6 +29,8 @@ FAMILIES = {
         "cifar10_miniresnet": "CIFAR-10, the small network of COAR's authors",
         "coar": "COAR of thousands of components",
         "edit": "Edits of a network",
+        "stories260k": "A small Llama",
+        "llama": "The Llama in plain torch",
         "sae": "Sparse autoencoders",
         "interactions": "Interactions, all setups",
         "sensitivity": "What the headline depends on",
