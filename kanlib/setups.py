@@ -467,6 +467,12 @@ def names() -> list[str]:
     return setup_files.names(FOLDER)
 
 
+def has_classifier(setup: str) -> bool:
+    """Whether a setup is about a classifier, unless it is about a language model alone."""
+    given = read(setup)
+    return Language.section not in given or Training.section in given
+
+
 def of_notebook(notebook: str) -> type[Stage]:
     """The knobs of a notebook, by its name without suffix.
 
