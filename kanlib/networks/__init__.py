@@ -17,6 +17,7 @@ from kanlib.networks.components import find, gated
 from kanlib.networks.examples import choose_examples
 from kanlib.networks.models import load, predict, trained
 from kanlib.networks.probe import Probe
+from kanlib.networks.prompting import Prompted, beyond_the_sum, prompted
 from kanlib.networks.removing import Removals, removed
 from kanlib.networks.training import train
 
@@ -25,7 +26,9 @@ __all__ = [
     "Frozen",
     "Live",
     "Probe",
+    "Prompted",
     "Removals",
+    "beyond_the_sum",
     "choose_examples",
     "compared",
     "find",
@@ -33,6 +36,7 @@ __all__ = [
     "load",
     "network",
     "predict",
+    "prompted",
     "removed",
     "train",
     "trained",
