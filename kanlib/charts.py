@@ -76,6 +76,22 @@ def images(x: Tensor, labels: Sequence[str]) -> HTML:
     )
 
 
+def tokens(pieces: Sequence[str], values: Tensor) -> HTML:
+    """A text whose tokens are underlined by a value ``[T]`` of each: the thicker, the further from 0.
+
+    Blue is above 0 and orange, dashed, below. A token names its value when it is pointed at; one whose value is
+    less than a twentieth of the largest has no line.
+    """
+    largest = float(values.abs().max()) or 1.0
+    spans = []
+    for piece, value in zip(pieces, values.tolist(), strict=True):
+        line, colour = ("solid", looks.SIGNS["positive"]) if value > 0 else ("dashed", looks.SIGNS["negative"])
+        thick = round(6 * abs(value) / largest, 1)
+        style = f"border-bottom:{max(thick, 1)}px {line} {colour}" if thick >= 0.3 else ""
+        spans.append(f'<span title="{value:+.2f}" style="{style}">{escape(piece)}</span>')
+    return HTML(f'<p class="tokens" style="line-height:2.2;white-space:pre-wrap">{"".join(spans)}</p>')
+
+
 def data_url(image: Tensor) -> str:
     """An image ``[3, H, W]``, stretched to its own range, as the address of a PNG that holds it itself."""
     low, high = image.amin(), image.amax()

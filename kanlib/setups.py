@@ -480,6 +480,50 @@ class SparseAutoencoder(Stage):
     device: Device = Field("auto", description="auto: cuda, else mps, else cpu")
 
 
+class Language(Stage):
+    """Heads and feed-forward networks of a language model, and which of them decide together on the next token."""
+
+    section: ClassVar[str] = "language"
+    asked_for: ClassVar[bool] = True
+    live_from: ClassVar[str | None] = None
+
+    source: Literal["live", "frozen"] = Field(
+        "live", description="live: ask the model; frozen: data/responses, recorded before"
+    )
+    model: Text = Field(
+        "llama2c:../shared/weights/stories260K",
+        description="llama2c:<folder>, or transformers/<name or folder>; folders are seen from the project's",
+    )
+    components: list[Pattern] = Field(
+        ["layers.*.attention[*]", "layers.*.feed_forward"],
+        min_length=1,
+        max_length=10_000,
+        description="patterns over heads and modules",
+    )
+    n_stories: Positive = Field(400, description="stories that the model writes, whose beginnings are prompts")
+    shortest: Size = Field(16, description="tokens of a prompt, at least")
+    longest: Size = Field(63, description="and at most")
+    choose: Literal["correct", "any"] = Field(
+        "correct", description="correct: prompts whose next token is the model's first choice; any"
+    )
+    n_examples: Positive = Field(8, description="prompts that results are reported for")
+    n_development: Count = Field(4, description="others, for design decisions")
+    scale: Scale = Field(1.0, description="s of σ ~ N(0, s² I)")
+    n_fit: Positive = Field(4000, description="masks that surrogates are fitted on")
+    n_validation: Positive = Field(500, description="masks that choose what they leave open")
+    n_test: Positive = Field(1000, description="masks that score, once")
+    n_reference: Positive = Field(1000, description="masks at which the model's gradient is taken too")
+    peers: list[SurrogateName] = Field(
+        ["linear", "quadratic", "trees", "mlp"],
+        min_length=1,
+        max_length=100,
+        description="surrogates that the KAN is compared with, first with the first",
+    )
+    max_order: int = Field(3, ge=2, le=3, description="highest order of the coefficients, 2 or 3")
+    batch_size: Batch = Field(100, description="masks a forward pass")
+    device: Device = Field("auto", description="auto: cuda, else mps, else cpu")
+
+
 #: Section of a setup → its knobs. A notebook is called by a number and its section, ``02_surrogate``.
 STAGES = {stage.section: stage for stage in Stage.__subclasses__()}
 _COMMON = {"seed", "threads"}
@@ -488,6 +532,12 @@ _COMMON = {"seed", "threads"}
 def names() -> list[str]:
     """The setups there are: the stems of ``notebooks/setups/*.yaml``."""
     return setup_files.names(FOLDER)
+
+
+def has_classifier(setup: str) -> bool:
+    """Whether a setup is about a classifier, unless it is about a language model alone."""
+    given = read(setup)
+    return Language.section not in given or Training.section in given
 
 
 def of_notebook(notebook: str) -> type[Stage]:

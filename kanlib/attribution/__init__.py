@@ -15,7 +15,7 @@ Example: the five components to remove so that the first image is classified rig
     found.removed, found.targets, found.mask(m)   # which, the predicted change, and the mask to ask a network with
 """
 
-from kanlib.attribution.averages import bias_corrected, smoothed_of_network, smoothed_of_surrogate
+from kanlib.attribution.averages import bias_corrected, smoothed, smoothed_of_network, smoothed_of_surrogate
 from kanlib.attribution.baselines import BASELINES
 from kanlib.attribution.certainty import certainty_table, fidelity, resampled, significance
 from kanlib.attribution.coar import Coar, of_singles, spanned
@@ -77,6 +77,7 @@ __all__ = [
     "screen",
     "significance",
     "similarity_order",
+    "smoothed",
     "smoothed_of_network",
     "smoothed_of_surrogate",
     "spanned",

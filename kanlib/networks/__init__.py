@@ -18,6 +18,7 @@ from kanlib.networks.edited import accuracy, effects, halves, margins, masks_for
 from kanlib.networks.examples import choose_examples
 from kanlib.networks.models import load, predict, trained
 from kanlib.networks.probe import Probe
+from kanlib.networks.prompting import Prompted, beyond_the_sum, prompted
 from kanlib.networks.removing import Removals, removed
 from kanlib.networks.training import train
 from kanlib.networks.triggers import poisoned, with_square
@@ -27,8 +28,10 @@ __all__ = [
     "Frozen",
     "Live",
     "Probe",
+    "Prompted",
     "Removals",
     "accuracy",
+    "beyond_the_sum",
     "choose_examples",
     "compared",
     "effects",
@@ -41,6 +44,7 @@ __all__ = [
     "network",
     "poisoned",
     "predict",
+    "prompted",
     "removed",
     "train",
     "trained",

@@ -2,8 +2,9 @@
 
 ``python -m kanlib.networks.recording <setup>`` writes ``data/responses/<setup>.safetensors`` as it goes, and
 goes on where it stopped. A recording grows by blocks of masks and by examples: raise a number in the setup's
-section ``recording`` and run it again. Removals of many components are recorded too, by
-:mod:`kanlib.networks.removing`, where the setup has a section ``components``.
+section ``recording`` and run it again. Where the setup has a section ``components``, removals of many components
+are recorded too, by :mod:`kanlib.networks.removing`, and where it has a section ``language``, a language model, by
+:mod:`kanlib.networks.prompting`; with no other section but that one, nothing else is.
 """
 
 import sys
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from kanlib import files, machine, setups, store
 from kanlib.errors import BadInputError, spoken
 from kanlib.masks import ablations, every_removal, gaussian, one_at_a_time, pair_grid, subsets
-from kanlib.networks import models, removing
+from kanlib.networks import models, prompting, removing
 from kanlib.networks.answers import KEPT, path, recorded
 from kanlib.networks.components import Site, find
 from kanlib.networks.examples import choose_examples
@@ -186,6 +187,10 @@ def _resumed(setup: str, determined: dict) -> dict[str, Tensor]:
 if __name__ == "__main__":
     with spoken(), files.alone(store.ARTIFACTS):
         for _name in sys.argv[1:]:
-            record(_name)
-            if setups.Components.section in setups.read(_name):
+            _sections = setups.read(_name)
+            if setups.has_classifier(_name):
+                record(_name)
+            if setups.Components.section in _sections:
                 removing.record(_name)
+            if setups.Language.section in _sections:
+                prompting.record(_name)

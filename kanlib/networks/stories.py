@@ -1,22 +1,26 @@
-"""Texts that a Llama writes itself, where no corpus is at hand."""
+"""Texts that a language model writes itself, where no corpus is at hand."""
 
 import torch
+from torch import nn
 
 from kanlib.errors import BadInputError
 from kanlib.machine import generator
+from kanlib.networks.language import token_logits
 from kanlib.networks.llama import Llama
+from kanlib.networks.texts import bounds
 from kanlib.networks.tokens import BEGINNING
 
 
 @torch.inference_mode()
 def sampled(
-    model: Llama,
+    model: nn.Module,
     n: int,
     *,
     seed: int = 0,
     most: int | None = None,
     temperature: float = 1.0,
     batch_size: int = 100,
+    beginning: int = BEGINNING,
 ) -> list[list[int]]:
     """Stories: from the beginning on, each token is drawn from ``softmax(logits / temperature)``.
 
@@ -25,12 +29,14 @@ def sampled(
     nothing that it does not expect.
 
     Args:
-        model: in evaluation mode.
+        model: in evaluation mode. A :class:`kanlib.networks.llama.Llama` keeps the keys of what it wrote;
+            another is given the whole text for each token.
         n: how many.
         seed: of their streams.
         most: tokens of a story at most, the beginning among them; ``None``: the model's context.
         temperature: 1: as the model sees it; 0: always the likeliest token.
         batch_size: stories that are written at a time.
+        beginning: the token before a story, and after it.
 
     Returns:
         The tokens of each: the beginning, and all up to where the next story would begin or ``most`` are reached.
@@ -38,7 +44,7 @@ def sampled(
     Raises:
         BadInputError: no such number, length or temperature.
     """
-    context = model.shape.context
+    context = bounds(model)[1]
     most = context if most is None else most
     if n < 1 or batch_size < 1 or not 2 <= most <= context or not 0 <= temperature < float("inf"):
         raise BadInputError(
@@ -50,24 +56,27 @@ def sampled(
         streams = [generator(seed, "stories", i) for i in range(first, min(n, first + batch_size))]
         # In float64, as a token may be rarer than fp32 counts.
         draws = torch.stack([torch.rand(most, generator=stream, dtype=torch.float64) for stream in streams], 1)
-        rows += _written(model, draws.to(model.output.weight.device), temperature)
+        rows += _written(model, draws.to(next(model.parameters()).device), temperature, beginning)
     return rows
 
 
-def _written(model: Llama, draws: torch.Tensor, temperature: float) -> list[list[int]]:
+def _written(model: nn.Module, draws: torch.Tensor, temperature: float, beginning: int) -> list[list[int]]:
     """The stories that numbers between 0 and 1 stand for, ``[most, B]``: token t where the sum of p passes t's."""
-    tokens = torch.full_like(draws, BEGINNING, dtype=torch.long)
+    tokens = torch.full_like(draws, beginning, dtype=torch.long)
     ended = torch.zeros_like(draws[0], dtype=torch.bool)
-    before: list[list[torch.Tensor]] = [[] for _ in model.layers]
+    before: list[list[torch.Tensor]] = [[] for _ in model.layers] if isinstance(model, Llama) else []
     for t in range(1, len(draws)):
-        logits = model(tokens[t - 1 : t].T, before)[:, -1].double()
+        # A Llama is given the last token alone, as it keeps what came before.
+        given = tokens[t - 1 if before else 0 : t].T
+        found = model(given, before) if before else model(given)
+        logits = token_logits(found, given)[:, -1].double()
         if temperature:
             passed = (logits / temperature).softmax(-1).cumsum(-1)
             tokens[t] = torch.searchsorted(passed, (draws[t] * passed[:, -1])[:, None], right=True)[:, 0]
         else:
             tokens[t] = logits.argmax(-1)
-        ended |= tokens[t] == BEGINNING
+        ended |= tokens[t] == beginning
         if ended.all():
             break
     whole = tokens.T.tolist()
-    return [row[: row.index(BEGINNING, 1) if BEGINNING in row[1:] else len(row)] for row in whole]
+    return [row[: row.index(beginning, 1) if beginning in row[1:] else len(row)] for row in whole]
