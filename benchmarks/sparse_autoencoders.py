@@ -485,7 +485,7 @@ def record(weights: Path, folder: Path, device: torch.device) -> Path:
             continue
         gate, end = found_
         gradient, curvature = gate.derivatives()
-        clean = gate.margins(torch.zeros(1, FEATURES, device=device))
+        clean = gate.log_probs(torch.zeros(1, FEATURES, device=device))
         row = {
             "features": gate.features.short(),
             "activations": gate.steps.norm(dim=1) / model.spread,
@@ -494,7 +494,7 @@ def record(weights: Path, folder: Path, device: torch.device) -> Path:
             "hessians": curvature.float(),
         }
         for split, count in MASKS.items():
-            row[split] = (gate.margins(masks(count, FEATURES, split).to(device)) - clean).half()
+            row[split] = (gate.log_probs(masks(count, FEATURES, split).to(device)) - clean).half()
         rows.append({name: value.cpu() for name, value in row.items()})
         told = here.texts.tokens[text, max(1, end - 15) : end + 1].tolist()
         contexts.append("".join(pieces[token] for token in told))

@@ -5,7 +5,8 @@ At one token, k features are active, and each adds a step ``z_j d_j`` to the str
     x ← x + Σ_j σ_j z_j d_j,
 
 so that σ = 0 is the network as it is, with all that the autoencoder leaves out, and σ_j = −1 takes feature j away.
-What answers is the margin of the token that comes next.
+What answers is the log-probability of the token that comes next. A margin would have a kink wherever another token
+comes second, and no second derivative there.
 """
 
 from copy import deepcopy
@@ -43,22 +44,22 @@ class Gates:
     following: int
 
     @torch.inference_mode()
-    def margins(self, masks: Tensor, batch_size: int = 250) -> Tensor:
-        """The margin under each mask ``[N, k]``: ``[N]``."""
-        return torch.cat([self._margins(self.network, some) for some in masks.split(batch_size)])
+    def log_probs(self, masks: Tensor, batch_size: int = 250) -> Tensor:
+        """``log p`` of the following token under each mask ``[N, k]``: ``[N]``, in nats."""
+        return torch.cat([self._log_probs(self.network, some) for some in masks.split(batch_size)])
 
     def derivatives(self) -> tuple[Tensor, Tensor]:
-        """First and second derivatives of the margin by the gates at rest, ``[k]`` and ``[k, k]``, exact, fp64."""
+        """First and second derivatives of ``log p`` by the gates at rest, ``[k]`` and ``[k, k]``, exact, fp64."""
         exact = deepcopy(self.network).double()
 
-        def margin(sigma: Tensor) -> Tensor:
-            return self._margins(exact, sigma[None])[0]
+        def log_prob(sigma: Tensor) -> Tensor:
+            return self._log_probs(exact, sigma[None])[0]
 
         rest = torch.zeros(len(self.steps), dtype=torch.float64, device=self.steps.device)
         with sdpa_kernel(SDPBackend.MATH):
-            return jacrev(margin)(rest), hessian(margin)(rest)
+            return jacrev(log_prob)(rest), hessian(log_prob)(rest)
 
-    def _margins(self, network: Llama, masks: Tensor) -> Tensor:
+    def _log_probs(self, network: Llama, masks: Tensor) -> Tensor:
         x = self.stream.to(masks.dtype)
         last = x[-1] + masks @ self.steps.to(masks.dtype)
         x = torch.cat([x[:-1].expand(len(masks), -1, -1), last[:, None]], 1)
@@ -66,7 +67,7 @@ class Gates:
             x = layer(x, network.turns[:, : x.shape[1]])
         logits = network.output(network.norm(x[:, -1]))
         labels = torch.full((len(masks),), self.following, device=masks.device)
-        return OUTPUT_FUNCTIONS["margin"](logits, labels)
+        return OUTPUT_FUNCTIONS["log_prob"](logits, labels)
 
 
 def gates(

@@ -32,7 +32,7 @@ class Bridge:
         following: what comes next, and the network rightly predicts.
         features: numbers of the features, ``[E, k]``, of the autoencoder that was recorded with.
         activations: how active they are, ``[E, k]``.
-        clean: margin at rest, ``[E]``.
+        clean: log-probability of what follows at rest, ``[E]``.
         splits: masks and responses.
         gradients: ``[E, k]``; exact.
         hessians: ``[E, k, k]``; exact.
