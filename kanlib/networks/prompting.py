@@ -7,6 +7,7 @@ stopped. Masks are drawn again from their seed, and responses and gradients are 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -146,7 +147,8 @@ def asked(p: Language, target: Path | None) -> store.Artifact:
         # The others are of the same stream; so a recording grows where more of them are asked for.
         "masks": store.tensors_hash({"validation": masks["validation"]}),
     }
-    record = {"parameters": p.model_dump(exclude={"run"}), "inputs": {"model": speaks.hash}} | determined
+    record: dict[str, Any] = {"parameters": p.model_dump(exclude={"run"}), "inputs": {"model": speaks.hash}}
+    record |= determined
     content = _resumed(target, p, record)
 
     def keep(more: Mapping[str, Tensor], **said: object) -> None:
