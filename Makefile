@@ -26,7 +26,7 @@ $(INSTALLED): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 		{ echo "$(PYTHON) is not Python 3.11 to 3.13; say which one is: make PYTHON=python3.12"; exit 1; }
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --disable-pip-version-check -c requirements.lock -e '.[book,paper,peers,operon,timm,dev]'
+	$(VENV)/bin/python -m pip install --disable-pip-version-check -c requirements.lock -e '.[book,paper,peers,operon,timm,language,dev]'
 	touch $@
 
 book: $(INSTALLED) ## run SETUPS (default digits_resnet18) and build the book
@@ -42,7 +42,7 @@ neurolibre: book ## lay the book out as a NeuroLibre submission in _build/neurol
 
 record: $(INSTALLED) ## record the responses of SETUPS into data/responses; goes on where it stopped
 	set -f; for setup in $$SETUPS; do \
-		snakemake "_artifacts/$$setup/model.safetensors" --cores "$$CORES" --config setups="$$setup" && \
+		snakemake classifiers --cores "$$CORES" --config setups="$$setup" && \
 			python -m kanlib.networks.recording "$$setup" || exit 1; \
 	done
 

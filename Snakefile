@@ -121,6 +121,12 @@ for notebook, template in NOTEBOOKS.items():
             " 3>&2 2> >(grep -v IPKernelApp >&2)"
 
 
+# What `make record` asks, apart from language models, which are found where they lie.
+rule classifiers:
+    input:
+        [relative(store.path(setup, "model")) for setup in SETUPS if setups.has_classifier(setup)],
+
+
 rule pending:
     input:
         "book/pending.md.in",

@@ -50,7 +50,8 @@ class Prompted:
         pair: the pair whose joint removal is furthest from the sum of both, ``[E, 2]``.
         told: ``log p`` of each token after those before it, at rest and without that pair, ``[E, 2, T]``; 0 where
             there is none.
-        likely: the likeliest next tokens at rest and without the pair, how they read and with what probability.
+        likely: the likeliest next tokens, best first, at rest and without the pair: how each reads, and its
+            probability.
     """
 
     components: list[str]
@@ -62,7 +63,7 @@ class Prompted:
     gradient: Tensor
     pair: Tensor
     told: Tensor
-    likely: list[list[dict[str, float]]]
+    likely: list[list[list[tuple[str, float]]]]
 
     def of(self, examples: Sequence[int]) -> "Prompted":
         """The same of some of its prompts."""
@@ -252,7 +253,7 @@ def _said(probe: Probe, texts: Texts, pairs: Tensor, speaks: Speaker) -> tuple[T
             top = logits[:, start - 1].topk(min(_LIKELY, logits.shape[-1]))
             read = [[speaks.encoder.decode([token]) for token in some] for some in top.indices.tolist()]
             values = top.values.exp().tolist()
-            likely.append([dict(zip(*one, strict=True)) for one in zip(read, values, strict=True)])
+            likely.append([list(zip(*one, strict=True)) for one in zip(read, values, strict=True)])
     return told, likely
 
 

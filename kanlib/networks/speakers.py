@@ -90,17 +90,13 @@ def _of_transformers(name: str) -> Speaker:
     transformers.utils.logging.disable_progress_bar()
     try:
         config = transformers.AutoConfig.from_pretrained(place, local_files_only=True)
-        kinds = config.architectures or []
-        if not any(kind.endswith(_HEADS) for kind in kinds):
-            raise BadInputError(
-                f"the model {plain(name)} is a {', '.join(map(plain, kinds)) or 'model of no said kind'}, which "
-                "has no language head, expected one that says which token comes next; take a "
-                "…ForCausalLM or …LMHeadModel."
-            )
+        _check_head(config.architectures or [], name)
         model = transformers.AutoModelForCausalLM.from_pretrained(
             place, config=config, local_files_only=True, dtype=torch.float32, use_safetensors=True
         )
         encoder = transformers.AutoTokenizer.from_pretrained(place, local_files_only=True)
+    except BadInputError:
+        raise
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise BadInputError(
             f"the language model transformers/{plain(name)} cannot be read ({cause(error)}), expected a folder or "
@@ -116,6 +112,14 @@ def _of_transformers(name: str) -> Speaker:
     _check_vocabulary(len(encoder), model)
     model = model.eval().requires_grad_(False)
     return Speaker(model, encoder, beginning, store.tensors_hash(_own(model)))
+
+
+def _check_head(kinds: Sequence[str], name: str) -> None:
+    if not any(kind.endswith(_HEADS) for kind in kinds):
+        raise BadInputError(
+            f"the model {plain(name)} is a {', '.join(map(plain, kinds)) or 'model of no said kind'}, which has "
+            "no language head, expected one that says which token comes next; take a …ForCausalLM or …LMHeadModel."
+        )
 
 
 def _check_vocabulary(n: int, model: nn.Module) -> None:

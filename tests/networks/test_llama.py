@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +8,7 @@ from kanlib.networks import llama
 from kanlib.networks.components import find, gated
 from kanlib.networks.llama import RMSNorm, Shape, turned
 from kanlib.networks.probe import Probe
-from tests.language import BEGUN, PUBLISHED, small_llama, tokens_like
+from tests.language import BEGUN, PUBLISHED, small_llama, tokens_like, written_llama
 
 HEADS, NETWORKS, ROWS = "layers.*.attention[*]", "layers.*.feed_forward", "layers.*.*.*.weight[*]"
 
@@ -144,28 +143,13 @@ def test_several_tokens_after_kept_ones_are_refused():
         model(tokens_like(model, 1, 2), before)
 
 
-def written(file, model, header=None, extra=()):
-    """A checkpoint as llama2.c writes it."""
-    shape, state = model.shape, model.state_dict()
-    blocks = ["attention_norm", *(f"attention.{w}" for w in ("wq", "wk", "wv", "wo")), "ffn_norm"]
-    blocks += [f"feed_forward.{w}" for w in ("w1", "w2", "w3")]
-    parts = [state["tok_embeddings.weight"]]
-    parts += [state[f"layers.{i}.{block}.weight"] for block in blocks for i in range(shape.n_layers)]
-    parts += [state["norm.weight"], model.turns, *extra]
-    sizes = [shape.dim, shape.hidden_dim, shape.n_layers, shape.n_heads, shape.n_kv_heads, shape.n_tokens]
-    header = np.array(header or [*sizes[:5], -sizes[5] if extra else sizes[5], shape.context], "<i4")
-    with file.open("wb") as out:
-        out.write(header.tobytes() + b"".join(part.numpy().astype("<f4").tobytes() for part in parts))
-    return file
-
-
 @pytest.mark.parametrize("own_output", [True, False])
 def test_a_checkpoint_is_read_as_it_was_written(tmp_path, own_output):
     model = small_llama()
     if not own_output:
         model.output.weight = model.tok_embeddings.weight
     extra = [model.output.weight] if own_output else []
-    found = llama.read(written(tmp_path / "small.bin", model, extra=extra))
+    found = llama.read(written_llama(tmp_path / "small.bin", model, extra=extra))
     assert found.shape == model.shape
     tokens = tokens_like(model, 2, 9)
     assert torch.equal(found(tokens), model(tokens))
@@ -185,13 +169,16 @@ def cut(file):
         ),
         (lambda file: file.write_bytes(b"1234567"), "is no checkpoint of a Llama .*: it has 7 bytes; take it"),
         (cut, "it has 4,063 weights, not the 4,064 of its header"),
-        (lambda file: written(file, small_llama(), [16, 20, 2, 3, 2, 30, 12]), "its header says 16, 20, 2, 3"),
-        (lambda file: written(file, small_llama(), [16, 20, 0, 4, 2, 30, 12]), "its header says 16, 20, 0"),
-        (lambda file: written(file, small_llama(), [2 * 10**8, 1, 10**9, 4, 2, 30, 12]), "weights, not the"),
+        (
+            lambda file: written_llama(file, small_llama(), [16, 20, 2, 3, 2, 30, 12]),
+            "its header says 16, 20, 2, 3",
+        ),
+        (lambda file: written_llama(file, small_llama(), [16, 20, 0, 4, 2, 30, 12]), "its header says 16, 20, 0"),
+        (lambda file: written_llama(file, small_llama(), [2 * 10**8, 1, 10**9, 4, 2, 30, 12]), "weights, not the"),
     ],
 )
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, spoilt, sentence):
-    file = written(tmp_path / "small.bin", small_llama())
+    file = written_llama(tmp_path / "small.bin", small_llama())
     spoilt(file)
     with pytest.raises(BadInputError, match=sentence):
         llama.read(file)
@@ -201,7 +188,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
     model = small_llama()
     model.norm.weight.data[0] = torch.nan
     with pytest.raises(BadInputError, match="its weights are not all finite"):
-        llama.read(written(tmp_path / "small.bin", model))
+        llama.read(written_llama(tmp_path / "small.bin", model))
 
 
 def test_sizes_that_no_llama_has_are_refused():

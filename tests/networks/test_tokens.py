@@ -5,13 +5,7 @@ import pytest
 from kanlib.errors import BadInputError
 from kanlib.networks import tokens
 from kanlib.networks.tokens import BEGINNING, Tokeniser
-from tests.language import PUBLISHED
-
-LEARNT = [b" ", b"a", b"b", b"c", b"ab", b" ab", b"bc", b","]
-#: The best merge is that of b and c.
-SCORES = [-9.0, -9.0, -9.0, -9.0, -2.0, -3.0, -1.0, -9.0]
-PIECES = [b"<unk>", b"\n<s>\n", b"\n</s>\n", *(bytes([i]) for i in range(256)), *LEARNT]
-N = 259
+from tests.language import LEARNT, PIECES, PUBLISHED, SCORES, N, written_tokens
 
 
 @pytest.fixture
@@ -59,15 +53,8 @@ def test_half_a_letter_is_refused(tokeniser):
         tokeniser.encode("a\ud800")
 
 
-def written(file, pieces, scores):
-    spelt = [b"<0x%02X>" % (i - 3) if 3 <= i < N else piece for i, piece in enumerate(pieces)]
-    parts = [struct.pack("<fi", s, len(p)) + p for s, p in zip(scores, spelt, strict=True)]
-    file.write_bytes(struct.pack("<i", 9) + b"".join(parts))
-    return file
-
-
-def test_a_file_is_read_as_it_was_written(tmp_path, tokeniser):
-    found = tokens.read(written(tmp_path / "t.bin", tokeniser.pieces, tokeniser.scores))
+def test_a_file_is_read_as_it_was_written_tokens(tmp_path, tokeniser):
+    found = tokens.read(written_tokens(tmp_path / "t.bin", tokeniser.pieces, tokeniser.scores))
     assert found.pieces == tokeniser.pieces
     assert found.scores == tokeniser.scores
     assert len(found) == len(PIECES)
@@ -87,7 +74,7 @@ def test_a_file_is_read_as_it_was_written(tmp_path, tokeniser):
     ],
 )
 def test_a_file_that_is_no_tokeniser_is_refused(tmp_path, tokeniser, spoilt, sentence):
-    file = written(tmp_path / "t.bin", tokeniser.pieces, tokeniser.scores)
+    file = written_tokens(tmp_path / "t.bin", tokeniser.pieces, tokeniser.scores)
     spoilt(file)
     with pytest.raises(BadInputError, match=sentence):
         tokens.read(file)
