@@ -24,6 +24,7 @@ from benchmarks.explain import differences
 from kanlib import claims, formats, setups, sources, store
 from kanlib.files import write_whole
 from kanlib.networks import trained
+from tests.language import small_gpt2, small_speaker
 from tests.small_project import SMALL, copied, kill, make, run, snakemake, started, wait_for
 
 pytestmark = pytest.mark.slow
@@ -441,6 +442,61 @@ def test_a_recording_takes_the_place_of_the_network(project):
     )
     for key, value in live.content.items():
         torch.testing.assert_close(ours[key], value, atol=1e-4, rtol=1e-4, msg=key)
+
+
+LANGUAGE = {
+    "setup": {
+        "threads": 2,
+        "perturbation": {"source": "frozen"},  # No chapters on a classifier.
+        "surrogate": {"hidden": [2], "grid": 3, "decays": [0.1], "restarts": 1, "steps": 40, "n_bootstrap": 50},
+        "language": {
+            "n_stories": 60,
+            "shortest": 4,
+            "longest": 8,
+            "choose": "any",
+            "n_examples": 2,
+            "n_development": 1,
+            "n_fit": 100,
+            "n_validation": 30,
+            "n_test": 30,
+            "n_reference": 20,
+            "peers": ["linear", "mlp"],
+        },
+    },
+    "llama2c:tiny": ["layers.*.attention[*]", "layers.*.feed_forward"],
+    "transformers/tiny": ["transformer.h.*.attn[*]", "transformer.h.*.mlp"],
+}
+
+
+@pytest.mark.parametrize("model", ["llama2c:tiny", "transformers/tiny"])
+def test_a_language_model_is_explained_by_a_setup_file_alone(project, model):
+    """A random one: live, recorded by make record without a classifier, and from the recording without weights."""
+    if model == "llama2c:tiny":
+        small_speaker(project / "tiny")
+    else:
+        small_gpt2(pytest.importorskip("transformers", reason="needs the extra language"), project / "tiny")
+    try:
+        for source in ("live", "frozen"):
+            knobs = {"model": model, "components": LANGUAGE[model], "source": source}
+            setup = LANGUAGE["setup"] | {"language": LANGUAGE["setup"]["language"] | knobs}
+            file = project / "notebooks/setups/speaks.yaml"
+            file.write_text(yaml.safe_dump(setup), encoding="utf8")
+            result = snakemake(project, names="speaks")
+            assert result.returncode == 0, result.stdout + result.stderr
+            found = store.load(project / "_artifacts/speaks/language.safetensors")
+            if source == "live":
+                live = found
+                result = make(project, "record", "SETUPS=speaks")
+                assert result.returncode == 0, result.stdout + result.stderr
+                assert not (project / "_artifacts/speaks/model.safetensors").exists()
+                shutil.rmtree(project / "tiny")
+        for key, value in live.content.items():
+            torch.testing.assert_close(found[key], value, atol=1e-4, rtol=1e-4, msg=key)
+    finally:
+        shutil.rmtree(project / "tiny", ignore_errors=True)
+        shutil.rmtree(project / "_artifacts/speaks", ignore_errors=True)
+        shutil.rmtree(project / "book/setups/speaks", ignore_errors=True)
+        (project / "data/responses/speaks.language.safetensors").unlink(missing_ok=True)
 
 
 def test_a_setup_that_nobody_recorded_is_pending(project):

@@ -34,6 +34,7 @@ DEFINITIONS = {
     "components": {"95 %": "the level of all intervals"}
     | dict.fromkeys(("0.75", "0.52", "0.24", "0.11", "0.01"), "the authors' own, quoted beside ours"),
     "sparse_autoencoder": {"0.999": "the R² from which on two functions count as the same"},
+    "language": {"95 %": "the level of all intervals"},
     "design": {"95 %": "the level of all intervals"},
     "reading": dict.fromkeys(("0.54", "0.06", "0.70", "0.04"), "the paper's own, quoted here alone"),
     "02_surrogate": {"95 %": "the level of all intervals"},
