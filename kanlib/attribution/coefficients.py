@@ -13,7 +13,7 @@ from torch import Tensor
 from kanlib.errors import BadInputError, shown
 from kanlib.kan.kan import KAN
 from kanlib.masks import Subset, subsets
-from kanlib.symbolic.bounds import plain, written_out
+from kanlib.symbolic.limits import plain, written_out
 from kanlib.symbolic.grammar import check, check_length
 from kanlib.symbolic.jets import Jet, lifted, of_jets, units
 from kanlib.symbolic.symbolic_kan import SymbolicKAN

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kanlib.errors import BadInputError, shown
-from kanlib.symbolic.bounds import plain, substituted, worked_out
+from kanlib.symbolic.limits import plain, substituted, worked_out
 from kanlib.symbolic.grammar import FUNCTIONS, VARIABLE, check, parse
 
 X = VARIABLE

@@ -14,7 +14,7 @@ import numpy as np
 import sympy
 
 from kanlib.masks import subsets
-from kanlib.symbolic.bounds import worked_out
+from kanlib.symbolic.limits import worked_out
 from kanlib.symbolic.closed_forms import X, constants
 
 _HIGHEST = 4  # order

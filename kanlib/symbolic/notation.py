@@ -6,7 +6,7 @@ import sympy
 import torch
 from sympy.printing.printer import Printer
 
-from kanlib.symbolic.bounds import written_out
+from kanlib.symbolic.limits import written_out
 from kanlib.symbolic.closed_forms import X
 from kanlib.symbolic.grammar import check
 from kanlib.symbolic.one_sum import OneSum

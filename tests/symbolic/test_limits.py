@@ -6,7 +6,7 @@ import sympy
 from kanlib.attribution.coefficients import of_expression, of_symbolic
 from kanlib.errors import BadInputError
 from kanlib.symbolic import Batch, SymbolicKAN, edge_table, latex_lines, latex_whole, vega
-from kanlib.symbolic.bounds import plain, substituted, worked_out
+from kanlib.symbolic.limits import plain, substituted, worked_out
 from kanlib.symbolic.closed_forms import ClosedForm, X, constants
 from kanlib.symbolic.grammar import parse
 from tests.helpers import randn
