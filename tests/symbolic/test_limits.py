@@ -6,9 +6,9 @@ import sympy
 from kanlib.attribution.coefficients import of_expression, of_symbolic
 from kanlib.errors import BadInputError
 from kanlib.symbolic import Batch, SymbolicKAN, edge_table, latex_lines, latex_whole, vega
-from kanlib.symbolic.limits import plain, substituted, worked_out
 from kanlib.symbolic.closed_forms import ClosedForm, X, constants
 from kanlib.symbolic.grammar import parse
+from kanlib.symbolic.limits import plain, substituted, worked_out
 from tests.helpers import randn
 
 C = constants(3)
