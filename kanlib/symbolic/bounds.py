@@ -73,7 +73,7 @@ def bounds(
     Raises:
         BadInputError: a box is empty, or of other components; or a form has a pole where a box may lead.
     """
-    low, high = _checked(surrogate, low, high)
+    low, high = checked(surrogate, low, high)
     e, r = n_examples(surrogate), len(low)
     example = torch.arange(e).repeat_interleave(r)
     low, high = low.repeat(e, 1), high.repeat(e, 1)
@@ -234,7 +234,7 @@ def _whole(point: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return torch.where(point - low < high - point, low, high)
 
 
-def _checked(surrogate: Surrogate, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+def checked(surrogate: Surrogate, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     m = n_components(surrogate)
     low, high = (torch.as_tensor(v, dtype=torch.float64).reshape(-1, v.shape[-1]) for v in (low, high))
     if low.shape != high.shape or low.shape[1] != m:

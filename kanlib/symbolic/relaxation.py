@@ -111,6 +111,7 @@ class Tables:
             torch.cat([edges.values, there.values], -1),
             torch.maximum(edges.slack, there.slack),
             edges.slope,
+            edges.bend,
         )
 
     def reached(self, samples: Sequence[Sampled], moved: Tensor) -> tuple[Tensor, Tensor]:

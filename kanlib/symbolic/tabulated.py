@@ -51,13 +51,15 @@ class Sampled:
         x: the points ``[B, in, P]``, ends of the interval among them.
         values: ``[B, out, in, P]``; between the points edges are taken for straight.
         slack: ``[B, out, in]``, by which that may be off.
-        slope: of the edges on the whole interval, ``[B, out, in]``.
+        slope: what derivatives of the edges can be on the whole interval, ``[B, out, in]``.
+        bend: the same of second derivatives.
     """
 
     x: Tensor
     values: Tensor
     slack: Tensor
     slope: Interval
+    bend: Interval
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,8 @@ class Table:
         low, high: the intervals ``[Q, in]``.
         curves: what is known of the edges there.
         slack: ``[Q, out, in, K − 1]``, how far an edge may be from the chord of each cell.
-        runs: the largest ``|φ''|``, ``φ'`` and ``−φ'`` of 2^level cells from each on,
-            ``[3, Q, out, in, levels, K − 1]``.
+        runs: the largest ``φ'``, ``−φ'``, ``φ''`` and ``−φ''`` of 2^level cells from each on,
+            ``[4, Q, out, in, levels, K − 1]``.
     """
 
     low: Tensor
@@ -85,7 +87,7 @@ class Table:
         error = torch.maximum(curves.error[..., 1:], curves.error[..., :-1])
         rounding = ROUNDING * curves.value.abs().amax(-1, keepdim=True)
         slack = error + curves.bend.size * (1 + 1e-9) * step.square() / 8 + rounding
-        known = torch.stack([curves.bend.size, curves.slope.high, -curves.slope.low])
+        known = torch.stack([curves.slope.high, -curves.slope.low, curves.bend.high, -curves.bend.low])
         return cls(low, high, curves, slack, highest_of_runs(known))
 
     def sample(self, row: Tensor, low: Tensor, high: Tensor, at: Tensor, straight: bool = True) -> Sampled:
@@ -111,11 +113,12 @@ class Table:
         flat = self.curves.value.flatten()
         left, right = flat[of_point], flat[of_point + 1]
         slack = self.slack.flatten()[of_cell].amax(-1)
-        bend, steepest, least = highest_from_to(self.runs, edge[..., 0], cell)
+        runs = highest_from_to(self.runs, edge[..., 0], cell)
+        slope, bend = Interval(-runs[1], runs[0]), Interval(-runs[3], runs[2])
         if straight:
             between = (high - low)[:, None] / (len(at) - 1)
-            slack = slack + bend * (1 + 1e-9) * between.square() / 8
-        return Sampled(x, left + share * (right - left), slack, Interval(-least, steepest))
+            slack = slack + bend.size * (1 + 1e-9) * between.square() / 8
+        return Sampled(x, left + share * (right - left), slack, slope, bend)
 
 
 def highest_of_runs(values: Tensor) -> Tensor:
