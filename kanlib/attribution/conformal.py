@@ -1,10 +1,10 @@
 """How far a network is from its surrogate at masks that neither has seen: split conformal radii, by region.
 
 Of masks that were not fitted on, the absolute errors ``|f(z, σ) − f(z, 0) − ĝ(σ)|`` are sorted. A further mask
-that is drawn like them has an error below the ⌈(n + 1)(1 − δ)⌉-th of n with a probability of at least 1 − δ, whatever
-network and surrogate are. As errors grow with the length of a mask, masks are sorted by it into regions, each with a
-radius of its own. Source: Vovk, Gammerman and Shafer (2005), *Algorithmic Learning in a Random World*, section 2.2
-and, for regions, section 4.6.
+that is drawn like them has an error below the ⌈(n + 1)(1 − δ)⌉-th of n with a probability of at least 1 − δ,
+whatever network and surrogate are. As errors grow with the length of a mask, masks are sorted by it into regions,
+each with a radius of its own. Source: Vovk, Gammerman and Shafer (2005), *Algorithmic Learning in a Random World*,
+section 2.2 and, for regions, section 4.6.
 """
 
 import math

@@ -1,7 +1,7 @@
-"""Bounds of pair coefficients over boxes: where in gate space does the sign of an interaction hold?
+"""Bounds of pair coefficients over boxes: where in gate space the sign of an interaction holds.
 
-``∂²ĝ/∂σ_a∂σ_b`` is a sum of products of edges' derivatives (the chain rule). Each derivative lies in an interval over
-a box, and so do sums and products of intervals; the box is cut into parts, and each of them bounded.
+``∂²ĝ/∂σ_a∂σ_b`` is a sum of products of edges' derivatives (the chain rule). Each derivative lies in an interval
+over a box, and so do sums and products of intervals; the box is cut into parts, and each of them bounded.
 """
 
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ def pair_bounds(
         at = (high - low).argmax(1, keepdim=True)
         middle = (low.gather(1, at) + high.gather(1, at)) / 2
         low, high = torch.cat([low, low.scatter(1, at, middle)]), torch.cat([high.scatter(1, at, middle), high])
-    pairs = [s for s in subsets(m, 2) if len(s) == 2]
+    pairs = subsets(m, 2)[m:]
     first, second = torch.tensor(pairs).unbind(1)
     least, most = [], []
     for one in range(e):
@@ -69,7 +69,7 @@ def sign_holds_within(
         The pairs, and r ``[E, pairs]``; 0 where it is proved for none of them.
     """
     m = n_components(surrogate)
-    pairs = [s for s in subsets(m, 2) if len(s) == 2]
+    pairs = subsets(m, 2)[m:]
     found = torch.zeros(n_examples(surrogate), len(pairs), dtype=torch.float64)
     for r in sorted(widths):
         end = torch.full((m,), r, dtype=torch.float64)

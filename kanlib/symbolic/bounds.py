@@ -235,6 +235,11 @@ def _whole(point: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def checked(surrogate: Surrogate, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """The ends of boxes as ``[R, m]`` (fp64), which are not empty.
+
+    Raises:
+        BadInputError: one is, or they are of other components than the surrogate.
+    """
     m = n_components(surrogate)
     low, high = (torch.as_tensor(v, dtype=torch.float64).reshape(-1, v.shape[-1]) for v in (low, high))
     if low.shape != high.shape or low.shape[1] != m:

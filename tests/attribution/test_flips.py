@@ -22,7 +22,7 @@ def brute_force(kan, clean):
 
 
 @pytest.mark.parametrize("shape", [(4, 1), (5, 3, 1), (6, 3, 2, 1)])
-@pytest.mark.parametrize("margin", [0.1, 0.5, 1.0])
+@pytest.mark.parametrize("margin", [0.1, 0.5, 0.95])
 def test_smallest_sets_are_those_of_brute_force(shape, margin):
     kan = some_kan(shape, n=5).through_rest()
     clean = margin * -kan(every_removal(shape[0])).amin(1)
