@@ -18,6 +18,8 @@ from kanlib.symbolic.closed_forms import X, constants
 from kanlib.symbolic.limits import worked_out
 
 _ULPS = 8  # by which functions of torch may be off
+_EPS = 2.0**-52  # of a number, at least the distance to the next
+_TINY = 1e-300
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,9 @@ class Interval:
     @classmethod
     def around(cls, low: Tensor, high: Tensor, ulps: int = 1) -> "Interval":
         """From ``low`` to ``high``, and so many floats beyond; everything where one of them is no number."""
-        nowhere = low.isnan() | high.isnan()
-        for _ in range(ulps):
-            low, high = low.nextafter(low.new_tensor(-math.inf)), high.nextafter(high.new_tensor(math.inf))
-        return cls(low.masked_fill(nowhere, -math.inf), high.masked_fill(nowhere, math.inf))
+        low = torch.sub(low, low.abs(), alpha=ulps * _EPS) - _TINY
+        high = torch.add(high, high.abs(), alpha=ulps * _EPS) + _TINY
+        return cls(low.nan_to_num(-math.inf, math.inf, -math.inf), high.nan_to_num(math.inf, math.inf, -math.inf))
 
     @classmethod
     def exactly(cls, value: "Interval | Tensor | float", like: Tensor) -> "Interval":
@@ -51,6 +52,8 @@ class Interval:
         return torch.maximum(self.low.abs(), self.high.abs())
 
     def __add__(self, other):
+        if isinstance(other, Curve):
+            return NotImplemented
         other = Interval.exactly(other, self.low)
         return Interval.around(self.low + other.low, self.high + other.high)
 
@@ -58,14 +61,21 @@ class Interval:
         return Interval(-self.high, -self.low)
 
     def __sub__(self, other):
+        if isinstance(other, Curve):
+            return NotImplemented
         return self + -Interval.exactly(other, self.low)
 
     def __mul__(self, other):
+        if isinstance(other, Curve):
+            return NotImplemented
         other = Interval.exactly(other, self.low)
-        ends = torch.stack([a * b for a in (self.low, self.high) for b in (other.low, other.high)])
-        # 0 times anything is 0, also where the other end is beyond all bounds.
-        zero = (self.low == 0) & (self.high == 0) | (other.low == 0) & (other.high == 0)
-        return Interval.around(ends.amin(0).masked_fill(zero, 0), ends.amax(0).masked_fill(zero, 0))
+        first, second = self.low * other.low, self.high * other.low
+        low, high = torch.minimum(first, second), torch.maximum(first, second)
+        if other.low is not other.high:
+            first, second = self.low * other.high, self.high * other.high
+            low = torch.minimum(low, torch.minimum(first, second))
+            high = torch.maximum(high, torch.maximum(first, second))
+        return Interval.around(low, high)
 
     def __pow__(self, exponent):
         return _power(self, float(exponent))
@@ -74,7 +84,9 @@ class Interval:
         return -self + other
 
     def __truediv__(self, other):
-        return self * _power(Interval.exactly(other, self.low), -1.0)
+        return (
+            NotImplemented if isinstance(other, Curve) else self * _power(Interval.exactly(other, self.low), -1.0)
+        )
 
     def __rtruediv__(self, other):
         return _power(self, -1.0) * other
@@ -85,11 +97,17 @@ class Interval:
 
 @dataclass(frozen=True)
 class Curve:
-    """What a function of one variable, its first and its second derivative can be on cells of its domain."""
+    """What a function of one variable, its first and its second derivative can be on cells of its domain.
+
+    Attributes:
+        value, slope, bend: these three.
+        plain: whether the function is the variable itself.
+    """
 
     value: Interval
     slope: Interval
     bend: Interval
+    plain: bool = False
 
     __array_ufunc__ = None
 
@@ -97,7 +115,7 @@ class Curve:
     def variable(cls, low: Tensor, high: Tensor) -> "Curve":
         """The variable itself, on the cells from ``low`` to ``high``."""
         one, none = torch.ones_like(low), torch.zeros_like(low)
-        return cls(Interval(low, high), Interval(one, one), Interval(none, none))
+        return cls(Interval(low, high), Interval(one, one), Interval(none, none), plain=True)
 
     def __add__(self, other):
         if isinstance(other, Curve):
@@ -107,7 +125,9 @@ class Curve:
     def __mul__(self, other):
         if not isinstance(other, Curve):
             return Curve(self.value * other, self.slope * other, self.bend * other)
-        f, g = self, other
+        f, g = (other, self) if other.plain else (self, other)
+        if f.plain:
+            return Curve(f.value * g.value, g.value + f.value * g.slope, 2 * g.slope + f.value * g.bend)
         return Curve(
             f.value * g.value,
             f.slope * g.value + f.value * g.slope,
@@ -150,10 +170,21 @@ def on_cells(template: sympy.Expr, values: list[Tensor], low: Tensor, high: Tens
         low: lower ends of the cells, any shape.
         high: their upper ends.
     """
-    x = Curve.variable(low, high)
-    constant = [Curve(*(Interval.exactly(v, low) for v in (c, 0.0, 0.0))) for c in values]
-    found = _function(template, len(values))(x, *constant)
-    return found if isinstance(found, Curve) else Curve(*(Interval.exactly(v, low) for v in (found, 0.0, 0.0)))
+    found = _function(template, len(values))(Curve.variable(low, high), *_exact(values, low))
+    if isinstance(found, Curve):
+        return found
+    none = Interval.exactly(0.0, low)
+    return Curve(Interval.exactly(found, low), none, none)
+
+
+def at_points(template: sympy.Expr, values: list[Tensor], x: Tensor) -> Interval:
+    """The form's value at points ``x``, any shape, and what rounding may make of it."""
+    found = _function(template, len(values))(Interval(x, x), *_exact(values, x))
+    return Interval.exactly(found, x)
+
+
+def _exact(values: list[Tensor], like: Tensor) -> list[Interval]:
+    return [Interval.exactly(value, like) for value in values]
 
 
 @lru_cache(maxsize=4096)
@@ -213,36 +244,47 @@ def _softplus(x: Tensor) -> Tensor:
     return torch.logaddexp(x, torch.zeros_like(x))
 
 
-def _exp(c: Curve) -> Curve:
-    e = _rising(torch.exp, c.value)
-    return c.through(e, e, e)
+_Derivatives = Callable[[Interval, Interval], tuple[Interval, Interval]]
 
 
-def _log(c: Curve) -> Curve:
-    x = c.value
-    found = Interval.around(x.low.log(), x.high.log(), _ULPS)
+def _of(value: Callable[[Interval], Interval], derivatives: _Derivatives) -> Callable:
+    """A function of intervals, or of curves, whose derivatives follow from what it is of and what it comes to."""
+
+    def function(x: Interval | Curve) -> Interval | Curve:
+        if isinstance(x, Interval):
+            return value(x)
+        found = value(x.value)
+        return x.through(found, *derivatives(x.value, found))
+
+    return function
+
+
+def _log(x: Interval) -> Interval:
+    return Interval.around(x.low.log(), x.high.log(), _ULPS)
+
+
+def _of_log(x: Interval, _: Interval) -> tuple[Interval, Interval]:
     inverse = _power(x, -1.0)
-    return c.through(found, inverse, -(inverse**2))
+    return inverse, -(inverse**2)
 
 
-def _tanh(c: Curve) -> Curve:
-    t = _rising(torch.tanh, c.value)
+def _of_tanh(_: Interval, t: Interval) -> tuple[Interval, Interval]:
     slope = 1 - t**2
-    return c.through(t, slope, -2 * (t * slope))
+    return slope, -2 * (t * slope)
 
 
-def _softplus_of(c: Curve) -> Curve:
-    s = _rising(torch.sigmoid, c.value)
-    return c.through(_rising(_softplus, c.value), s, s * (1 - s))
+def _of_softplus(x: Interval, _: Interval) -> tuple[Interval, Interval]:
+    s = _rising(torch.sigmoid, x)
+    return s, s * (1 - s)
 
 
-#: What a form is made of beside sums, products and powers, of curves.
+#: What a form is made of beside sums, products and powers, of intervals and of curves.
 _FUNCTIONS = {
-    "exp": _exp,
-    "log": _log,
-    "sin": lambda c: c.through(_sine(c.value), _cosine(c.value), -_sine(c.value)),
-    "cos": lambda c: c.through(_cosine(c.value), -_sine(c.value), -_cosine(c.value)),
-    "tanh": _tanh,
-    "sqrt": lambda c: c**0.5,
-    "softplus": _softplus_of,
+    "exp": _of(lambda x: _rising(torch.exp, x), lambda _, e: (e, e)),
+    "log": _of(_log, _of_log),
+    "sin": _of(_sine, lambda x, s: (_cosine(x), -s)),
+    "cos": _of(_cosine, lambda x, c: (-_sine(x), -c)),
+    "tanh": _of(lambda x: _rising(torch.tanh, x), _of_tanh),
+    "sqrt": lambda x: x**0.5,
+    "softplus": _of(lambda x: _rising(_softplus, x), _of_softplus),
 }

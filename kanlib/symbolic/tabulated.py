@@ -16,7 +16,7 @@ from kanlib.errors import BadInputError
 from kanlib.kan.kan import KAN
 from kanlib.kan.splines import features, knots
 from kanlib.symbolic.closed_forms import ClosedForm
-from kanlib.symbolic.intervals import Interval, on_cells
+from kanlib.symbolic.intervals import Interval, at_points, on_cells
 from kanlib.symbolic.symbolic_kan import SymbolicKAN
 
 #: E of them.
@@ -206,7 +206,7 @@ def _of_forms(symbolic: Sequence[SymbolicKAN], layer: int, example: Tensor, x: T
         values = torch.tensor([form.constants for form in forms], dtype=torch.float64).reshape(len(forms), n)
         given = [values[:, k : k + 1] for k in range(n)]
         points = x[place[0], place[2]]
-        exact = on_cells(template, given, points, points).value
+        exact = at_points(template, given, points)
         cells = on_cells(template, given, points[:, :-1], points[:, 1:])
         out.value[place] = (exact.low + exact.high) / 2
         out.error[place] = (exact.high - exact.low) / 2
