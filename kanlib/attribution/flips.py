@@ -19,7 +19,8 @@ class Flips:
     """The smallest sets of components whose removal, or damping, changes the class of E examples.
 
     Attributes:
-        size: how many components they have, ``[E]``; m + 1 where none of the sets that were asked about does it.
+        size: how many components they have, ``[E]``; 0 where the class is another one to begin with, m + 1 where
+            none of the sets that were asked about does it.
         masks: such a mask, ``[E, m]``; zeros where there is none.
         proved: whether no smaller set does, ``[E]``; where the budget ended first, it is not known.
     """
@@ -52,7 +53,7 @@ def smallest_flips(
     most, clean = m if most is None else most, clean.double()
     low, high = torch.full((e, m), -1.0, dtype=torch.float64), torch.zeros(e, m, dtype=torch.float64)
     tables = Tables.of(surrogate, torch.arange(e), low, high, moved=most, whole=not damped)
-    size, masks = torch.full((e,), m + 1), torch.zeros(e, m, dtype=torch.float64)
+    size, masks = torch.where(clean < 0, 0, m + 1), torch.zeros(e, m, dtype=torch.float64)
     proved = torch.ones(e, dtype=torch.bool)
     for k in range(1, most + 1):
         left = (size > m).nonzero().flatten()

@@ -50,6 +50,13 @@ def test_damping_needs_no_more_components_than_removing():
     assert damped.proved.all()
 
 
+def test_a_class_that_is_another_one_to_begin_with_needs_nothing_removed():
+    kan = some_kan((4, 2, 1), n=2).through_rest()
+    found = smallest_flips(kan, torch.tensor([-1.0, 50.0]), progress=False)
+    assert found.size.tolist() == [0, 5]
+    assert not found.masks.any()
+
+
 def test_where_nothing_flips_it_is_proved():
     kan = some_kan((4, 2, 1), n=2).through_rest()
     found = smallest_flips(kan, torch.tensor([50.0, 50.0]), progress=False)
