@@ -524,6 +524,24 @@ class Language(Stage):
     device: Device = Field("auto", description="auto: cuda, else mps, else cpu")
 
 
+class Guarantees(Stage):
+    """Proved bounds of closed forms over boxes of gates, and how far the network is from them."""
+
+    section: ClassVar[str] = "guarantees"
+
+    n_examples: Positive = Field(4, description="examples, the first of 01_perturbation")
+    half_width: Scale = Field(0.3, description="of the box, −r ≤ σ_j ≤ r for all components")
+    gap: float = Field(
+        0.05, gt=0, le=100, description="between bound and answer, in standard deviations of the responses"
+    )
+    budget: Positive = Field(2000, description="parts of a box that are looked at, for each bound, at most")
+    widths: list[Scale] = Field(
+        [0.02, 0.05, 0.1], min_length=1, max_length=20, description="of boxes in which signs of pairs are to hold"
+    )
+    delta: float = Field(0.05, gt=0, lt=1, description="share of masks that the network's radius may miss")
+    regions: Few = Field(4, description="of masks by their length, each with a radius of its own")
+
+
 #: Section of a setup → its knobs. A notebook is called by a number and its section, ``02_surrogate``.
 STAGES = {stage.section: stage for stage in Stage.__subclasses__()}
 _COMMON = {"seed", "threads"}

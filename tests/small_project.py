@@ -41,6 +41,7 @@ SMALL = {
         "n_test": 40,
         "budgets": [40, 80],
     },
+    "guarantees": {"budget": 50, "widths": [0.05], "regions": 1},
     "components": {
         "source": "live",
         "components": ["conv1[*]"],

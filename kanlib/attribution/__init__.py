@@ -13,6 +13,11 @@ Example: the five components to remove so that the first image is classified rig
     coar = Coar().fit(fit, validation)
     found = edit(coar.weights, targets=[0], references=range(1, 51), k=5)
     found.removed, found.targets, found.mask(m)   # which, the predicted change, and the mask to ask a network with
+
+Example: the fewest components whose removal changes a class, by the closed form, and how far off the network is::
+
+    smallest_flips(faithful, clean).masks    # proved smallest; clean are the margins of the intact network
+    Radii.of(test.responses - Batch(faithful)(test.masks), test.masks).over(-end, end)
 """
 
 from kanlib.attribution.averages import bias_corrected, smoothed, smoothed_of_network, smoothed_of_surrogate
@@ -27,6 +32,7 @@ from kanlib.attribution.coefficients import (
     pair_matrix,
     similarity_order,
 )
+from kanlib.attribution.conformal import Radii
 from kanlib.attribution.editing import (
     Edit,
     edit,
@@ -37,6 +43,8 @@ from kanlib.attribution.editing import (
     screen,
 )
 from kanlib.attribution.editors import METHODS, Editor, Unit, best
+from kanlib.attribution.flips import Flips, smallest_flips, steady_within
+from kanlib.attribution.pair_signs import pair_bounds, sign_holds_within
 from kanlib.attribution.pairs import Pairs
 from kanlib.attribution.regimes import Trials, budgeted, held_out, in_order, of_size
 from kanlib.attribution.screened import Screened
@@ -49,7 +57,9 @@ __all__ = [
     "Coar",
     "Edit",
     "Editor",
+    "Flips",
     "Pairs",
+    "Radii",
     "Screened",
     "Surrogate",
     "Trials",
@@ -71,14 +81,18 @@ __all__ = [
     "of_singles",
     "of_size",
     "of_symbolic",
+    "pair_bounds",
     "pair_matrix",
     "resampled",
     "scores",
     "screen",
+    "sign_holds_within",
     "significance",
     "similarity_order",
+    "smallest_flips",
     "smoothed",
     "smoothed_of_network",
     "smoothed_of_surrogate",
     "spanned",
+    "steady_within",
 ]

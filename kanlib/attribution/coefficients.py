@@ -13,9 +13,9 @@ from torch import Tensor
 from kanlib.errors import BadInputError, shown
 from kanlib.kan.kan import KAN
 from kanlib.masks import Subset, subsets
-from kanlib.symbolic.bounds import plain, written_out
 from kanlib.symbolic.grammar import check, check_length
 from kanlib.symbolic.jets import Jet, lifted, of_jets, units
+from kanlib.symbolic.limits import plain, written_out
 from kanlib.symbolic.symbolic_kan import SymbolicKAN
 
 _BATCH_NUMBERS = 2**23  # in the derivatives of KANs at a time

@@ -7,11 +7,13 @@ Example: the symbolic KANs of a batch of KANs, as expressions and as functions::
     faithful[0].expression                   # sympy, in sigma_1, sigma_2, …
     Batch(short)(masks)                      # [E, N]; short[0](masks) is one of them
     latex_whole(short[0], digits=2)          # for readers; vega is for charts
+    bounds(short, -end, end, gap=0.1).high   # no mask from −end to end is answered by more
     shortest_of_all(one_sum, fit, validation, 30)  # of all examples, from KANs with one hidden node
 
 ``edge_table``, ``edge_curves`` and ``front_table`` are these as tables.
 """
 
+from kanlib.symbolic.bounds import Bounds, bounds
 from kanlib.symbolic.closed_forms import ClosedForm
 from kanlib.symbolic.edge_tables import edge_curves, edge_table
 from kanlib.symbolic.notation import html, latex_lines, latex_one_sum, latex_whole, vega
@@ -21,9 +23,11 @@ from kanlib.symbolic.symbolic_kan import Batch, SymbolicKAN
 
 __all__ = [
     "Batch",
+    "Bounds",
     "ClosedForm",
     "OneSum",
     "SymbolicKAN",
+    "bounds",
     "edge_curves",
     "edge_table",
     "front_table",

@@ -1,114 +1,256 @@
-"""How far sympy may work an expression out.
+"""Between what a surrogate's answers lie over boxes of gates: proved bounds, as near as asked for.
 
-It does so to any size, whatever the numbers: ``exp(exp(exp(1000)))`` as long as there is memory, and the real part
-of a sum to the power of 64 term by term. So numbers take the place of symbols, and templates from a file are put
-together, by functions that stop before.
+Where the bound of a whole box is too loose, the box is cut in two, across the gate whose slope may vary most, and
+the parts are bounded; parts that cannot hold anything higher than what was found are done with. That is branch and
+bound, on all boxes of all examples at once. Bounds hold for real numbers: how far tables are from edges, and all
+rounding, is added to them.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import lru_cache
-from math import prod
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import sympy
+import torch
+from torch import Tensor
+from tqdm import tqdm
 
-from kanlib.errors import BadInputError, cause, shown
-from kanlib.symbolic.grammar import check, check_arguments, check_length, seeks_real_parts
+from kanlib.errors import BadInputError
+from kanlib.kan.kan import KAN
+from kanlib.symbolic.relaxation import Tables
+from kanlib.symbolic.symbolic_kan import Batch
+from kanlib.symbolic.tabulated import Surrogate, n_components, n_examples
 
-_LARGEST_BITS = 1024  # of a number, which is fp64's
-_WIDEST_BITS = 2**16  # of a factor that stands apart, such as that of exp(c + x)
-_MOST_TERMS = 1_000
-
-
-def plain(expression: sympy.Expr) -> sympy.Expr:
-    """The expression with numbers that are written as expressions, such as √2 or π, worked out.
-
-    Raises:
-        BadInputError: it is too long to be written.
-    """
-    found = [node for node in check_length(expression) if _written_out(node)]
-    return expression.xreplace({node: node.evalf() for node in found})
+_AT_ONCE = 512  # boxes that are cut at a time
+#: Boxes that are looked at for each side of each box, at most.
+BUDGET = 20_000
 
 
-def substituted(expression: sympy.Expr, given: Mapping[sympy.Expr, sympy.Expr]) -> sympy.Expr:
-    """``expression.xreplace(given)``, unless the numbers that come of it grow beyond what fp64 holds.
+@dataclass(frozen=True)
+class Bounds:
+    """Bounds of E surrogates over R boxes, and the answers nearest to them that were found.
 
-    Raises:
-        BadInputError: one does.
-    """
-    if expression in given:
-        return given[expression]
-    parts = [substituted(part, given) for part in expression.args]
-    if all(new is old for new, old in zip(parts, expression.args, strict=True)):
-        return expression
-    return _made(expression, parts)
-
-
-@lru_cache(maxsize=4096)
-def worked_out(template: sympy.Expr) -> sympy.Expr:
-    """The template as sympy makes it of its parts: itself, where sympy wrote it.
-
-    Raises:
-        BadInputError: what comes of it is not allowed.
+    Attributes:
+        low, high: no answer in the box lies beyond them, ``[E, R]`` (fp64), in units of the response.
+        lowest, highest: answers there are, ``[E, R]``; the true extremes lie between these and the bounds.
+        at_lowest, at_highest: the masks that are answered so, ``[E, R, m]``.
+        n_boxes: how many parts were looked at, ``[E, R]``.
     """
 
-    def again(node: sympy.Expr) -> sympy.Expr:
-        return _made(node, list(map(again, node.args))) if node.args else node
+    low: Tensor
+    high: Tensor
+    lowest: Tensor
+    highest: Tensor
+    at_lowest: Tensor
+    at_highest: Tensor
+    n_boxes: Tensor
 
-    return check_arguments(check(again(template)))
+    @property
+    def gap(self) -> Tensor:
+        """How much narrower the true range may be on either side, ``[E, R]``."""
+        return torch.maximum(self.high - self.highest, self.lowest - self.low)
 
 
-@contextmanager
-def written_out() -> Iterator[None]:
-    """Turn what sympy raises of expressions that it cannot write out into a sentence."""
-    try:
-        yield
-    # Python compiles no more than 200 brackets inside each other.
-    except (RecursionError, ArithmeticError, MemoryError, SyntaxError) as error:
+def bounds(
+    surrogate: Surrogate,
+    low: Tensor,
+    high: Tensor,
+    *,
+    gap: Tensor | float,
+    budget: int = BUDGET,
+    progress: bool = True,
+) -> Bounds:
+    """Bounds of ``ĝ(σ)`` for all σ with ``low ≤ σ ≤ high``, of E surrogates and R boxes.
+
+    A component is free between two ends that differ, fixed where they are one, and removed where both are −1.
+
+    Args:
+        surrogate: E KANs, or E symbolic KANs of one shape.
+        low: lower ends of the boxes, ``[R, m]``, or ``[m]`` for one.
+        high: their upper ends.
+        gap: how far bounds may be from an answer that was found, in units of the response: a number, or ``[E]``.
+        budget: parts that are looked at, for each side of each box, at most; then the bounds are what is proved.
+        progress: whether a bar shows it.
+
+    Raises:
+        BadInputError: a box is empty, or of other components; or a form has a pole where a box may lead.
+    """
+    low, high = checked(surrogate, low, high)
+    e, r = n_examples(surrogate), len(low)
+    example = torch.arange(e).repeat_interleave(r)
+    low, high = low.repeat(e, 1), high.repeat(e, 1)
+    tables = Tables.of(surrogate, example, low, high)
+    gap = torch.as_tensor(gap, dtype=torch.float64).expand(e).repeat_interleave(r)
+    asked = Asked(
+        row=torch.arange(e * r).repeat(2),
+        low=low.repeat(2, 1),
+        high=high.repeat(2, 1),
+        sign=torch.tensor([1.0, -1.0], dtype=torch.float64).repeat_interleave(e * r),
+        gap=gap.repeat(2),
+    )
+    found = search(surrogate, example, tables, asked, budget, "bounds" if progress else None)
+    top, bottom = (v.unflatten(0, (2, e, r)) for v in (found.bound, found.reached))
+    points = found.point.unflatten(0, (2, e, r))
+    n_boxes = found.n_boxes.unflatten(0, (2, e, r)).sum(0)
+    return Bounds(-top[1], top[0], -bottom[1], bottom[0], points[1], points[0], n_boxes)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Questions, n of them: how high ``sign · ĝ`` comes in a box.
+
+    Attributes:
+        row: the tables' surrogate that each is about, ``[n]``.
+        low, high: ends of the boxes ``[n, m]``, within those of the tables.
+        sign: 1 or −1, ``[n]``.
+        gap: how near the bound has to come to what is reached.
+        threshold: where there is one, a question is settled once the bound is below it, or what is reached above.
+        moved: gates that may leave 0 at once, at most; ``None``: all.
+    """
+
+    row: Tensor
+    low: Tensor
+    high: Tensor
+    sign: Tensor
+    gap: Tensor
+    threshold: Tensor | None = None
+    moved: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """The answers to n questions.
+
+    Attributes:
+        bound: nothing in the box is above it, ``[n]``.
+        reached: the highest that was found, ``[n]``.
+        point: where, ``[n, m]``.
+        n_boxes: how many parts were looked at, ``[n]``.
+    """
+
+    bound: Tensor
+    reached: Tensor
+    point: Tensor
+    n_boxes: Tensor
+
+
+def search(
+    surrogate: Surrogate, example: Tensor, tables: Tables, asked: Asked, budget: int, title: str | None = None
+) -> Found:
+    """Branch and bound, best first, for all questions at once.
+
+    Args:
+        surrogate: what the tables are of.
+        example: of each of the tables' surrogates.
+        tables: see :class:`kanlib.symbolic.relaxation.Tables`.
+        asked: the questions.
+        budget: boxes for each question, at most.
+        title: of the progress bar; ``None``: none.
+    """
+    n, m = asked.low.shape
+    moved = torch.full((n,), m) if asked.moved is None else asked.moved
+    threshold = asked.low.new_full((n,), -torch.inf) if asked.threshold is None else asked.threshold
+    answers = answering(surrogate)
+    reached, point = asked.low.new_full((n,), -torch.inf), asked.low.clone()
+    settled, n_boxes = asked.low.new_full((n,), -torch.inf), torch.zeros(n, dtype=torch.long)
+
+    def looked(of: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, ...]:
+        """The boxes of these questions, their bounds, and where to cut; what their best points reach is noted."""
+        top = tables.highest(asked.row[of], low, high, asked.sign[of], moved[of])
+        at = _whole(top.point, low, high) if tables.whole else top.point
+        possible = top.bound.isfinite()
+        values = asked.sign[of] * answers(example[asked.row[of]], at)
+        values = values.masked_fill(~possible | values.isnan(), -torch.inf)
+        best = reached.scatter_reduce(0, of, values, "amax")
+        better = (values == best[of]) & (best[of] > reached[of])
+        point[of[better]] = at[better]
+        reached.copy_(best)
+        n_boxes.index_add_(0, of, torch.ones_like(of))
+        # Where a function rises with a gate all over the box, it is highest at that gate's upper end.
+        all_free = (moved[of] >= m)[:, None]
+        wide = (low < high).any(1)
+        low = torch.where(all_free & (top.slope.low >= 0), high, low)
+        high = torch.where(all_free & (top.slope.high <= 0), low, high)
+        bound, pinned = top.bound, wide & (low == high).all(1)
+        if pinned.any():
+            # Nothing is left to cut, so the one mask that is left is bounded itself.
+            rows, at, ends = asked.row[of[pinned]], low[pinned], asked.sign[of[pinned]]
+            bound = bound.masked_scatter(pinned, tables.highest(rows, at, at, ends, moved[of[pinned]]).bound)
+        # A plane is the further from the function, the more its slope may vary.
+        doubt = (high - low) * (1e-9 + top.slope.high - top.slope.low)
+        return low, high, bound, doubt.argmax(-1)
+
+    def enough() -> Tensor:
+        """The bound that each question is content with."""
+        return torch.where(reached > threshold, reached + asked.gap, threshold)
+
+    of = torch.arange(n)
+    low, high, bound, cut = looked(of, asked.low, asked.high)
+    with tqdm(desc=title, total=n, unit="bound", mininterval=1, disable=title is None) as bar:
+        while True:
+            splittable = (high - low).gather(1, cut[:, None])[:, 0] > 0
+            left = (bound > enough()[of]) & splittable & (n_boxes[of] < budget)
+            settled.scatter_reduce_(0, of[~left], bound[~left], "amax")
+            of, low, high, bound, cut = (v[left] for v in (of, low, high, bound, cut))
+            bar.update(n - len(of.unique()) - bar.n)
+            if not len(of):
+                break
+            now = (bound - enough()[of]).topk(min(_AT_ONCE, len(of))).indices
+            later = torch.ones_like(of, dtype=torch.bool).index_fill(0, now, False)
+            new = of[now].repeat(2)
+            *parts, new_bound, new_cut = looked(new, *_halves(low[now], high[now], cut[now], tables.whole))
+            new_bound = torch.minimum(new_bound, bound[now].repeat(2))
+            before, after = (of, low, high, bound, cut), (new, *parts, new_bound, new_cut)
+            of, low, high, bound, cut = (torch.cat([a[later], b]) for a, b in zip(before, after, strict=True))
+    return Found(torch.maximum(settled, reached), reached, point, n_boxes)
+
+
+def answering(surrogate: Surrogate) -> Callable[[Tensor, Tensor], Tensor]:
+    """``ĝ_e(σ)`` ``[B]`` (fp64) of examples ``[B]`` at masks ``[B, m]`` of their own."""
+    e = n_examples(surrogate)
+    function = surrogate.detached().to(torch.float64) if isinstance(surrogate, KAN) else Batch(surrogate)
+
+    def answer(example: Tensor, masks: Tensor) -> Tensor:
+        order = example.argsort(stable=True)
+        counts = example.bincount(minlength=e)
+        place = torch.arange(len(example)) - (counts.cumsum(0) - counts)[example[order]]
+        packed = masks.new_zeros(e, int(counts.max()), masks.shape[1])
+        packed[example[order], place] = masks[order]
+        out = torch.empty(len(masks), dtype=torch.float64)
+        out[order] = function(packed)[example[order], place]
+        return out
+
+    return answer
+
+
+def _halves(low: Tensor, high: Tensor, cut: Tensor, whole: bool) -> tuple[Tensor, Tensor]:
+    """Ends of the two parts of each box; where gates are whole, one part has that end alone, the other this."""
+    at, first, last = cut[:, None], low.gather(1, cut[:, None]), high.gather(1, cut[:, None])
+    middle = (first + last) / 2
+    below, above = (first, last) if whole else (middle, middle)
+    return torch.cat([low, low.scatter(1, at, above)]), torch.cat([high.scatter(1, at, below), high])
+
+
+def _whole(point: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """The nearer end of every gate's interval."""
+    return torch.where(point - low < high - point, low, high)
+
+
+def checked(surrogate: Surrogate, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """The ends of boxes as ``[R, m]`` (fp64), which are not empty.
+
+    Raises:
+        BadInputError: one is, or they are of other components than the surrogate.
+    """
+    m = n_components(surrogate)
+    low, high = (torch.as_tensor(v, dtype=torch.float64).reshape(-1, v.shape[-1]) for v in (low, high))
+    if low.shape != high.shape or low.shape[1] != m:
         raise BadInputError(
-            f"an expression cannot be written out ({cause(error)}), expected less depth and smaller numbers; take "
-            "the symbolic KAN layer by layer."
-        ) from error
-
-
-def _written_out(node: sympy.Basic) -> bool:
-    return node.is_number and (bool(node.args) or isinstance(node, sympy.NumberSymbol))
-
-
-def _made(node: sympy.Expr, parts: list[sympy.Expr]) -> sympy.Expr:
-    """A node of other parts, unless sympy makes too much of them."""
-    if seeks_real_parts(node) and not parts[0].is_extended_real and _n_terms(parts[0]) > _MOST_TERMS:
-        raise BadInputError(
-            f"a closed form holds {shown(node.func)} of a sum to a high power that may be complex, expected one "
-            "of real numbers; leave the form out."
+            f"boxes have ends of {tuple(low.shape)} and {tuple(high.shape)}, expected (R, {m}) for both, as the "
+            "surrogate has components; pass one row a box."
         )
-    made = node.func(*parts)
-    factors = [*made.args, *(inner for part in made.args for inner in part.args)]
-    if _bits(made) > _LARGEST_BITS or any(_bits(factor) > _WIDEST_BITS for factor in factors):
+    if not ((low <= high) & low.isfinite() & high.isfinite()).all():
+        row, j = (~((low <= high) & low.isfinite() & high.isfinite())).nonzero()[0].tolist()
         raise BadInputError(
-            f"a closed form with {shown(node, 40)} comes to a number beyond fp64, expected one within; leave the "
-            "form out."
+            f"box {row + 1} is empty or endless: component {j + 1} goes from {float(low[row, j]):g} to "
+            f"{float(high[row, j]):g}; give finite ends, the lower one first."
         )
-    return made
-
-
-@lru_cache(maxsize=4096)
-def _n_terms(node: sympy.Basic) -> int:
-    """About how many terms it has when it is multiplied out; capped."""
-    inside = [_n_terms(part) for part in node.args]
-    if isinstance(node, sympy.Rational):
-        found = max(1, abs(node.p))  # e to that power
-    elif isinstance(node, sympy.Mul):
-        found = prod(inside)
-    elif isinstance(node, sympy.Pow):
-        found = inside[0] ** min(max(1, abs(int(node.exp))), _MOST_TERMS)
-    else:
-        found = sum(inside) or 1
-    return min(found, 2 * _MOST_TERMS)
-
-
-def _bits(node: sympy.Basic) -> int:
-    """How many binary digits a number has before its point, or zeros after it; 0 of what is no number."""
-    if isinstance(node, sympy.Rational):
-        return max(int(node.p).bit_length(), int(node.q).bit_length())
-    return abs(int(node.num.exp + node.num.bc)) if isinstance(node, sympy.Float) else 0
+    return low, high

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from kanlib.errors import BadInputError, shown
-from kanlib.symbolic.bounds import plain, substituted, worked_out
 from kanlib.symbolic.grammar import FUNCTIONS, VARIABLE, check, parse
+from kanlib.symbolic.limits import plain, substituted, worked_out
 
 X = VARIABLE
 _TORCH = {name: getattr(torch, name) for name in (*FUNCTIONS, "sqrt")}

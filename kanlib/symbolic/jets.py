@@ -14,8 +14,8 @@ import numpy as np
 import sympy
 
 from kanlib.masks import subsets
-from kanlib.symbolic.bounds import worked_out
 from kanlib.symbolic.closed_forms import X, constants
+from kanlib.symbolic.limits import worked_out
 
 _HIGHEST = 4  # order
 

@@ -6,9 +6,9 @@ import sympy
 import torch
 from sympy.printing.printer import Printer
 
-from kanlib.symbolic.bounds import written_out
 from kanlib.symbolic.closed_forms import X
 from kanlib.symbolic.grammar import check
+from kanlib.symbolic.limits import written_out
 from kanlib.symbolic.one_sum import OneSum
 from kanlib.symbolic.symbolic_kan import SymbolicKAN
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from kanlib.errors import BadInputError, shown
 from kanlib.machine import room_for
 from kanlib.store import Artifact
-from kanlib.symbolic.bounds import substituted, written_out
 from kanlib.symbolic.closed_forms import ClosedForm, X, compiled, length, number
+from kanlib.symbolic.limits import substituted, written_out
 
 _MOST_LAYERS = 10
 _MOST_EDGES = 10**6
