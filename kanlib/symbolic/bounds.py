@@ -15,11 +15,14 @@ from tqdm import tqdm
 
 from kanlib.errors import BadInputError
 from kanlib.kan.kan import KAN
+from kanlib.machine import generator
 from kanlib.symbolic.relaxation import Tables
 from kanlib.symbolic.symbolic_kan import Batch
 from kanlib.symbolic.tabulated import Surrogate, n_components, n_examples
 
 _AT_ONCE = 512  # boxes that are cut at a time
+_CLIMBERS, _STEPS = 16, 30  # masks that climb in each box, and how often they step
+_STRIDE, _SHRINK = 0.3, 0.85  # of a box's width that the first step takes, and of a step that the next one does
 #: Boxes that are looked at for each side of each box, at most.
 BUDGET = 20_000
 
@@ -183,6 +186,8 @@ def search(
         return torch.where(reached > threshold, reached + asked.gap, threshold)
 
     of = torch.arange(n)
+    if not tables.whole and (moved >= m).all():
+        reached, point = _climbed(answers, example[asked.row], asked)
     low, high, bound, cut = looked(of, asked.low, asked.high)
     with tqdm(desc=title, total=n, unit="bound", mininterval=1, disable=title is None) as bar:
         while True:
@@ -201,6 +206,22 @@ def search(
             before, after = (of, low, high, bound, cut), (new, *parts, new_bound, new_cut)
             of, low, high, bound, cut = (torch.cat([a[later], b]) for a, b in zip(before, after, strict=True))
     return Found(torch.maximum(settled, reached), reached, point, n_boxes)
+
+
+def _climbed(answers: Callable[[Tensor, Tensor], Tensor], example: Tensor, asked: Asked) -> tuple[Tensor, Tensor]:
+    """The highest that is reached ``[n]``, and where ``[n, m]``, by masks that climb: the search begins there."""
+    n, m = asked.low.shape
+    low, high, sign = asked.low[:, None], asked.high[:, None], asked.sign[:, None, None]
+    source = generator(0, "climbers")
+    at = low + (high - low) * torch.rand(n, _CLIMBERS, m, generator=source, dtype=torch.float64)
+    of = example.repeat_interleave(_CLIMBERS)
+    for step in range(_STEPS):
+        at = at.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(answers(of, at.flatten(0, 1)).sum(), at)
+        at = (at.detach() + sign * _STRIDE * _SHRINK**step * (high - low) * slope.sign()).clamp(low, high)
+    values = asked.sign[:, None] * answers(of, at.flatten(0, 1)).unflatten(0, (n, -1))
+    best = values.nan_to_num(-torch.inf).max(1)
+    return best.values, at[torch.arange(n), best.indices]
 
 
 def answering(surrogate: Surrogate) -> Callable[[Tensor, Tensor], Tensor]:
