@@ -39,6 +39,7 @@ FAMILIES = {
         "forms": "What holds at rest",
         "front": "The formula on the front page",
         "gating": "Gates",
+        "bounds": "Guarantees",
     },
     "software": {
         "book": "The book",
