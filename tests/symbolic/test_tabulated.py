@@ -3,6 +3,8 @@ import sympy
 import torch
 
 from kanlib.errors import BadInputError
+from kanlib.kan.splines import features
+from kanlib.symbolic import tabulated as tabulated_module
 from kanlib.symbolic.closed_forms import X
 from kanlib.symbolic.tabulated import highest_from_to, highest_of_runs, tabulated
 from tests.helpers import randn, some_kan, symbolic_kan
@@ -59,6 +61,12 @@ def test_slopes_hold_on_the_whole_interval():
     assert (steepness >= some.slope.low[..., None] - 1e-9).all()
     assert (steepness <= some.slope.high[..., None] + 1e-9).all()
     assert (steepness.amax(-1) > some.slope.high - 0.2).all()
+
+
+def test_silu_bends_no_faster_than_is_counted_on():
+    x = torch.linspace(-30, 30, 100_001, dtype=torch.float64)[None, None]
+    grid = torch.linspace(40, 41, 3, dtype=torch.float64)[None, None]
+    assert features(x, grid, 3, 3)[0, 0, 0].abs().max() < tabulated_module._THIRD_OF_SILU
 
 
 def test_any_run_is_two_of_the_known_ones():
