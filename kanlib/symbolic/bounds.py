@@ -63,8 +63,8 @@ def bounds(
 ) -> Bounds:
     """Bounds of ``ĝ(σ)`` for all σ with ``low ≤ σ ≤ high``, of E surrogates and R boxes.
 
-    A component is free between two ends that differ, fixed where they are one, and removed where both are −1. What a
-    KAN of fp32 computes differs from what is bounded by its own rounding.
+    A component is free between two ends that differ, fixed where they are one, and removed where both are −1. What
+    a KAN of fp32 computes differs from what is bounded by its own rounding.
 
     Args:
         surrogate: E KANs, or E symbolic KANs of one shape.
