@@ -21,7 +21,7 @@ class Radii:
     """Radii of E surrogates.
 
     Attributes:
-        ends: lengths |σ| where regions end, ``[regions]``; the last one is the longest mask that was used.
+        ends: lengths ``|σ|`` where regions end, ``[regions]``; the last one is the longest mask that was used.
         radius: ``[E, regions]``, in units of the response.
     """
 
