@@ -23,7 +23,7 @@ from kanlib.metrics import Estimate, mean_estimate
 from kanlib.sae import Run, measured, train
 from kanlib.sae.training import share_of_rate
 
-L0, SEEDS, STEPS, MINIBATCH = 16, 3, 800, 1024
+L0, SEEDS, STEPS, MINIBATCH = 16, 3, 400, 1024
 WINDOW = 300  # steps without activity after which SAELens' auxiliary loss takes a feature for dead
 
 

@@ -3,7 +3,8 @@
 Eight kinds of autoencoders of 512 features, four L0 and three seeds each, of the residual stream after the fourth
 of the five layers of a small Llama (``layers.3``). All see the same vectors in the same order, two million tokens
 of stories that the Llama writes itself (temperature 1), as no text that it was trained on is at hand. What they
-are judged by are other stories: the loss of the network with reconstructions in place of the stream.
+are judged by are other stories: the loss of the network with reconstructions in place of the stream. Each kind
+chooses its learning rate from the same few, by what it explains of stories that are used for nothing else.
 
 ``python -m benchmarks.sparse_autoencoders <folder>`` takes the weights from elsewhere than
 ``../shared/weights/stories260K``. What was sampled and trained stays in ``_artifacts/sae``, and a run that was
@@ -77,8 +78,10 @@ class Plan:
     knobs: SparseAutoencoder
     stories: int = 8192
     held_out: int = 512
+    development: int = 256
     longest: int = 256
     least: int = 2_000_000
+    rates: tuple[float, ...] = (0.005, 0.01, 0.02)  # that each arm chooses from
 
     @property
     def runs(self) -> list[Run]:
@@ -88,14 +91,19 @@ class Plan:
 
 WHOLE = Plan(SparseAutoencoder(setup=SETUP))
 SMOKE = Plan(
-    SparseAutoencoder(setup=SETUP, features=128, l0=[4, 16], n_seeds=2, steps=20, minibatch=256), 24, 16, 64, 500
+    SparseAutoencoder(setup=SETUP, features=128, l0=[4, 16], n_seeds=2, steps=20, minibatch=256),
+    24,
+    16,
+    8,
+    64,
+    500,
 )
 
 
 #: What the chapter is made from: stories, and of their vectors so many to train and to test on; tokens whose
 #: features are gated, how many of each, and masks over them.
 RECORDING = Plan(
-    SparseAutoencoder(setup=SETUP, l0=[8], n_seeds=1, steps=1500, minibatch=1024), 360, 40, 256, 50_000
+    SparseAutoencoder(setup=SETUP, l0=[8], n_seeds=1, steps=1500, minibatch=1024), 352, 40, 8, 256, 50_000, (0.01,)
 )
 RECORDED = 16_000, 4_000
 GATED, FEATURES = 8, 8
@@ -110,6 +118,7 @@ class Setting:
         network: the Llama.
         spelt: its tokeniser.
         training: vectors that autoencoders learn from.
+        development: those by which their learning rates are chosen.
         held: those that they are judged by, with their texts.
         texts: held out.
         clean: loss of each text in nats, ``[n]``; ``zero``: with zeros in place of the stream.
@@ -119,6 +128,7 @@ class Setting:
     network: llama.Llama
     spelt: tokens.Tokeniser
     training: Stream
+    development: Stream
     held: Stream
     texts: Texts
     clean: Tensor
@@ -130,13 +140,13 @@ class Setting:
 
 
 def stories(network: llama.Llama, plan: Plan, folder: Path, weights: str) -> list[list[int]]:
-    """The held-out stories, and then those to train on; from the folder where they are there."""
+    """Held-out stories, those for decisions, and then those to train on; from the folder where they are there."""
     target = folder / "stories.safetensors"
-    n = plan.stories + plan.held_out
+    n = plan.stories + plan.held_out + plan.development
     parameters = {"n": n, "longest": plan.longest, "weights": weights}
     if not target.exists() or store.load(target).record["parameters"] != parameters:
         on_gpu = network.output.weight.is_cuda
-        rows = sampled(network, n, most=plan.longest, batch_size=4352 if on_gpu else 256)
+        rows = sampled(network, n, most=plan.longest, batch_size=4480 if on_gpu else 256)
         whole = of_tokens([row + [0] * (2 - len(row)) for row in rows])
         lengths = torch.tensor([len(row) for row in rows])
         content = {"tokens": whole.tokens.short(), "lengths": lengths}
@@ -151,8 +161,10 @@ def setting(weights: Path, plan: Plan, folder: Path, device: torch.device) -> Se
     file = weights / "stories260K.bin"
     network, spelt = llama.read(file).to(device), tokens.read(weights / "tok512.bin")
     rows = stories(network, plan, folder, store.tensors_hash(network.state_dict()))
-    held, rest = (of_tokens(some, None, network) for some in (rows[: plan.held_out], rows[plan.held_out :]))
-    training = streams.read(network, rest, SITE, 256)
+    first, second = plan.held_out, plan.held_out + plan.development
+    parts = rows[:first], rows[first:second], rows[second:]
+    held, middle, rest = (of_tokens(some, None, network) for some in parts)
+    training, development = (streams.read(network, some, SITE, 256) for some in (rest, middle))
     if len(training) < plan.least:
         raise BadInputError(
             f"{len(training):,} tokens were sampled, expected {plan.least:,}; sample more stories."
@@ -160,22 +172,38 @@ def setting(weights: Path, plan: Plan, folder: Path, device: torch.device) -> Se
     clean = streams.losses(network, held, 256)
     with streams.replaced(network, SITE, torch.zeros_like):
         zero = streams.losses(network, held, 256)
-    return Setting(network, spelt, training, streams.read(network, held, SITE, 256), held, clean, zero)
+    return Setting(
+        network, spelt, training, development, streams.read(network, held, SITE, 256), held, clean, zero
+    )
 
 
-def trained(arm: str, here: Setting, plan: Plan, folder: Path) -> tuple[Autoencoder, float]:
-    """The autoencoders of an arm and the seconds that they took; from the folder where they are there."""
+def rate_of(arm: str, here: Setting, plan: Plan) -> tuple[float, dict[str, float]]:
+    """The rate of an arm, and what each explains of the development vectors, mean over L0 with a seed each."""
+    runs = [Run(l0, 0) for l0 in plan.knobs.l0]
+    explained: dict[str, float] = {}
+    for rate in plan.rates if len(plan.rates) > 1 else ():
+        model = train(arm, here.training.vectors, runs, plan.knobs.model_copy(update={"rate": rate}))
+        explained[f"{rate:g}"] = measured(model, here.development.vectors).explained.mean().item()
+    best = max(explained, key=explained.__getitem__, default=f"{plan.rates[0]:g}")
+    return float(best), explained
+
+
+def trained(arm: str, here: Setting, plan: Plan, folder: Path) -> tuple[Autoencoder, float, float]:
+    """The autoencoders of an arm, the seconds that they took and their rate; from the folder if they are there."""
     target, x = folder / f"{arm}.safetensors", here.training.vectors
-    parameters = plan.knobs.model_dump(exclude={"run", "arms", "device", "threads"}) | {"tokens": len(x)}
+    parameters = plan.knobs.model_dump(exclude={"run", "arms", "device", "threads", "rate"})
+    parameters |= {"tokens": len(x), "rates": list(plan.rates)}
     if not target.exists() or store.load(target).record["parameters"] != parameters:
+        rate, explained = rate_of(arm, here, plan)
+        print(f"{arm}: rate {rate:g} of {explained}", flush=True)
         start = time.perf_counter()
-        state = train(arm, x, plan.runs, plan.knobs, arm).state_dict()
-        seconds = time.perf_counter() - start
-        store.save(target, state, kind=arm, parameters=parameters, inputs={}, took=seconds)
+        state = train(arm, x, plan.runs, plan.knobs.model_copy(update={"rate": rate}), arm).state_dict()
+        more = {"took": time.perf_counter() - start, "rate": rate, "explained": explained}
+        store.save(target, state, kind=arm, parameters=parameters, inputs={}, **more)
     kept = store.load(target)
     model = Autoencoder(arm, plan.runs, x, plan.knobs.features, plan.knobs.splines)
     model.load_state_dict(kept.content)
-    return model.eval(), kept.record["took"]
+    return model.eval(), kept.record["took"], kept.record["rate"]
 
 
 @dataclass(frozen=True)
@@ -185,6 +213,7 @@ class Found:
     Attributes:
         model: its autoencoders.
         seconds: that they took.
+        rate: that was chosen.
         measures: of each.
         losses: of each story with each, ``[R, n]``.
         stable: mean maximal cosine of each L0 to other seeds.
@@ -192,6 +221,7 @@ class Found:
 
     model: Autoencoder
     seconds: float
+    rate: float
     measures: Measures
     losses: Tensor
     stable: dict[int, float]
@@ -202,7 +232,7 @@ class Found:
 
 
 def found(arm: str, here: Setting, plan: Plan, folder: Path) -> Found:
-    model, seconds = trained(arm, here, plan, folder)
+    model, seconds, rate = trained(arm, here, plan, folder)
     measures = measured(model, here.held.vectors)
     loss = text_losses(model, here.network, here.texts, SITE, 256)
     live, rows, stable = measures.density > 0, model.rows.detach().cpu(), {}
@@ -211,7 +241,7 @@ def found(arm: str, here: Setting, plan: Plan, folder: Path) -> Found:
         stable[l0] = stability(rows[of], live[of]).mean().item()
     shown = {l0: round(here.recovered(loss[[r.l0 == l0 for r in model.runs]]).mean().item(), 4) for l0 in stable}
     print(f"{arm}: {seconds:.0f} s, loss recovered {shown}", flush=True)
-    return Found(model, seconds, measures, loss, stable)
+    return Found(model, seconds, rate, measures, loss, stable)
 
 
 def estimate(one: Tensor, here: Setting, other: Tensor | None = None) -> Estimate:
@@ -272,6 +302,7 @@ def tables(arms: Mapping[str, Found], here: Setting) -> tuple[list[dict], list[d
                     "explained variance": part.explained[of].mean().item(),
                     "live share": part.live[of].mean().item(),
                     "stability": result.stable[l0],
+                    "rate": result.rate,
                     "seconds": round(result.seconds, 1),
                 }
             )

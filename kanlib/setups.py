@@ -475,7 +475,7 @@ class SparseAutoencoder(Stage):
     splines: int = Field(10, ge=4, le=100, description="B-splines of K1 a feature, of K2 an input and feature")
     steps: Positive = Field(2500, description="minibatch steps")
     minibatch: Batch = Field(2048, description="vectors a minibatch step")
-    rate: float = Field(0.002, gt=0, le=1, description="highest learning rate of Adam")
+    rate: float = Field(0.01, gt=0, le=1, description="highest learning rate of Adam")
     renew: bool = Field(True, description="whether features that are dead start again in the first half")
     device: Device = Field("auto", description="auto: cuda, else mps, else cpu")
 

@@ -71,8 +71,8 @@ class Spline(Linear):
         n_runs, m, n = self.coefficients.shape
         table = self._pieces().view(-1, 4)
         n_pieces = n + _CUBIC
-        if which is None and not torch.is_grad_enabled():
-            # Run by run, as all that is looked up for all of them at once takes long to write down.
+        if which is None and not torch.is_grad_enabled() and not u.is_cuda:
+            # Run by run: on a processor, all that is looked up for all of them at once takes long to write down.
             parts = [self._at(u[r], table[r * m * n_pieces : (r + 1) * m * n_pieces]) for r in range(n_runs)]
             return torch.stack(parts)
         first = torch.arange(n_runs, device=u.device)[:, None, None] * m
