@@ -55,8 +55,8 @@ class Run:
 class Autoencoder(nn.Module):
     """R autoencoders of m features that share an arm, and differ in L0 and seed.
 
-    Vectors are standardised by one mean and one scale, for all runs. The encoder starts as the transpose of the
-    decoder, whose rows are drawn by the seed, so that runs of one seed start alike in every arm.
+    Vectors are standardised by one mean and one scale, for all runs. The encoder starts as three tenths of the
+    transpose of the decoder, whose rows are drawn by the seed, so that runs of one seed start alike in every arm.
 
     Attributes:
         arm: a key of :data:`ARMS`.
@@ -95,7 +95,7 @@ class Autoencoder(nn.Module):
         self.register_buffer("mean", vectors.mean(0))
         self.register_buffer("spread", (vectors - self.mean).square().mean().sqrt())
         drawn = [torch.randn(m, d, generator=generator(run.seed, "directions")) for run in runs]
-        directions = F.normalize(torch.stack(drawn), dim=-1).to(vectors)
+        directions = _START * F.normalize(torch.stack(drawn), dim=-1).to(vectors)
         self.directions = nn.Parameter(directions.clone())
         self.bias = nn.Parameter(torch.zeros(len(runs), 1, d, device=vectors.device))
         kind, sparsifier = ARMS[arm]
@@ -143,13 +143,16 @@ class Autoencoder(nn.Module):
         return alone
 
 
+#: Length of directions at first. As features are many, those of length 1 overshoot, and turn slowly.
+_START = 0.3
 #: Buffers with an axis of runs; the others are of all.
 _OF_RUNS = {"cut", "goal", "log_weight"}
 
 
 def _encoder(kind: str, directions: Tensor, sample: Tensor, n_splines: int, runs: Sequence[Run]) -> Linear:
     if kind == "spline":
-        u = sample @ directions[0].T
+        # Where pre-activations lie once it is trained.
+        u = sample @ F.normalize(directions[0], dim=-1).T
         low, high = (u.flatten()[:: max(1, u.numel() // 2**20)].quantile(q).item() for q in _RANGE)
         return Spline(directions, (low, high), n_splines)
     if kind == "additive":
