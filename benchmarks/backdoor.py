@@ -2,8 +2,8 @@
 
 The recipe of COAR's authors, whose paper does not say how large the square is: six pixels a side here. All else is
 the setup's own training. Training images are shifted and mirrored afterwards, the square with them. ``python -m
-benchmarks.backdoor`` trains it, some twenty minutes on 2 CPU cores, and keeps the test images, by which it is
-edited, apart from the data set.
+benchmarks.backdoor`` trains it, as long as the network without, and keeps the test images, by which it is edited,
+apart from the data set.
 """
 
 from functools import partial
@@ -37,7 +37,7 @@ def extremes(split: Labelled) -> Tensor:
     return torch.stack([x.amin(1), x.amax(1)])
 
 
-def test_images() -> tuple[Labelled, Tensor, tuple[str, ...]]:
+def images_to_judge() -> tuple[Labelled, Tensor, tuple[str, ...]]:
     """The test split of the setup, :func:`extremes` and the classes.
 
     Read once off the data set, which has to be there whole, as it is standardised by its training images; then
@@ -93,5 +93,5 @@ def trained_with_it() -> None:
 
 if __name__ == "__main__":
     trained_with_it()
-    test_images()
+    images_to_judge()
     print("accuracy", store.load(store.path(RUN, "model"), "model").record["accuracy"])

@@ -23,8 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.backdoor import CLASS, RUN, network, test_images, trained_with_it, triggered
+from benchmarks.backdoor import CLASS, RUN, images_to_judge, network, trained_with_it, triggered
 from benchmarks.edits import CORES, SETUP, SIZES, P, editor, edits, halves, joined, units
+from benchmarks.runs import hardware
 from kanlib import claims, files, machine, metrics, store
 from kanlib.attribution import METHODS, Edit, Unit, best, misclassified, of_class
 from kanlib.machine import generator
@@ -37,9 +38,9 @@ DRAWS = 5  # of pairs for the backdoor
 SIZE = 2  # at which COAR nets most on development errors
 ONE_PERCENT = 3  # of 288
 TITLES = metrics.TITLES
+ON = machine.device(P.device)
 COMMAND = claims.Command(
-    "python -m benchmarks.editing",
-    device=("one GPU and " if machine.device(P.device).type == "cuda" else "") + f"{CORES} CPU cores",
+    "python -m benchmarks.editing", device=hardware(ON) + (f" and {CORES} CPU cores" if ON.type == "cuda" else "")
 )
 
 
@@ -63,7 +64,7 @@ class Small:
     """The setup's network, and which rows of its answers are references, errors and targets of classes."""
 
     def __init__(self) -> None:
-        images, _, self.classes = test_images()
+        images, _, self.classes = images_to_judge()
         self.halves = halves(network(SETUP), images)
         labels, development, reported = self.halves.labels, self.halves.development, self.halves.reported
         self.validation, references, rest = development.split(
@@ -224,7 +225,7 @@ def of_a_class(probe: Probe, found: Sequence[Edit], label: int) -> tuple[Tensor,
 def backdoor() -> Result:
     """Close a backdoor: as :func:`errors`, over draws of pairs."""
     trained_with_it()
-    model, (images, ends, _) = network(RUN), test_images()
+    model, (images, ends, _) = network(RUN), images_to_judge()
     plain, marked = halves(model, images), halves(model, images, partial(triggered, extremes=ends))
     half = plain.development
     validation, rest = half[:N_VALIDATION], half[N_VALIDATION:]

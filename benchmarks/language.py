@@ -15,37 +15,34 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.peers import in_order, mlp_of, of_kans, of_mlps
 from benchmarks.runs import hardware
 from kanlib import claims, files, machine, metrics, store
 from kanlib.attribution import SURROGATES
-from kanlib.machine import generator
-from kanlib.masks import Split, gaussian
-from kanlib.networks import find, llama
-from kanlib.networks.examples import choose_texts
+from kanlib.masks import Split
+from kanlib.networks import find
 from kanlib.networks.language import next_token
+from kanlib.networks.outputs import OutputFunction
 from kanlib.networks.probe import Probe
-from kanlib.networks.stories import sampled
-from kanlib.networks.texts import Texts, of_tokens
-from kanlib.setups import Perturbation, Surrogate
+from kanlib.networks.prompting import designs, prompts
+from kanlib.networks.speakers import Speaker, speaker
+from kanlib.networks.texts import Texts
+from kanlib.setups import Language, Surrogate
 
 TARGET = store.ROOT / "data" / "language.json"
 TRIED = store.ROOT / "data" / "language_development.json"
 WEIGHTS = store.ROOT.parent / "shared" / "weights" / "stories260K"
 SETUP = "stories260k"
-COMPONENTS = ["layers.*.attention[*]", "layers.*.feed_forward"]
-STORIES = 400
-#: Tokens of a prompt: enough for a story to have begun.
-SHORTEST, LONGEST = 16, 63
-MASKS = {"fit": 4000, "validation": 500, "test": 1000}
 REPORTED, DEVELOPMENT = 64, 8
+#: The setup's own prompts and masks, of more prompts than its chapter shows.
+P = Language.from_setup(SETUP, {"n_examples": REPORTED, "n_development": DEVELOPMENT, "batch_size": 500})
 CONTEST: dict[str, Any] = {"decays": [0.1, 0.3, 1.0], "restarts": 2, "members": 4}
 #: The KAN's nodes, intervals and rate, and the MLP's widths and rate: as many of one as of the other.
 KANS: list[dict[str, Any]] = [
@@ -69,33 +66,33 @@ MLPS: list[dict[str, Any]] = [
 ALONE = ("linear", "quadratic", "trees")
 
 
-def asked(n: int) -> Perturbation:
-    """The knobs by which prompts are chosen and asked."""
-    return Perturbation(setup=SETUP, components=COMPONENTS, n_examples=n, batch_size=500)
+def prompted(folder: Path, *, development: bool = False) -> tuple[Speaker, Texts]:
+    """The model, on the device that asks, and its prompts: those to be reported, or those of development."""
+    speaks = speaker(f"llama2c:{folder}")
+    device = machine.device(P.device)
+    speaks.model.to(device)
+    chosen = slice(REPORTED, None) if development else slice(REPORTED)
+    return speaks, prompts(speaks, P).of(chosen)
 
 
-def prompts(model: llama.Llama) -> Texts:
-    """The beginnings of stories and the token that comes next in each."""
-    stories = sampled(model, STORIES, most=LONGEST + 1)
-    drawn = torch.rand(STORIES, generator=generator(0, "prompts"))
-    ends = (SHORTEST + drawn * (LONGEST - SHORTEST + 1)).long().tolist()
-    long_enough = [(story[: end + 1], end) for story, end in zip(stories, ends, strict=True) if len(story) > end]
-    return of_tokens([row for row, _ in long_enough], [end for _, end in long_enough], model)
+def probe(
+    model: nn.Module, texts: Texts, components: Sequence[str], read: Callable[[Texts], OutputFunction]
+) -> Probe:
+    """These components of the model, whose output on these texts is read so."""
+    there = texts.to(machine.device(P.device))
+    names = find(model, components)
+    return Probe(model, names, there.tokens, there.rows, "branch", read(there), P.batch_size)
 
 
 def recorded(folder: Path, *, development: bool) -> dict[str, Split]:
     """The responses to the masks of each split, ``[E, N]``."""
-    model = llama.read(folder / "stories260K.bin")
-    p, texts = asked(DEVELOPMENT if development else REPORTED), prompts(model)
-    texts = texts.of(choose_texts(model, texts, p, development=development))
-    names, device = find(model, p.components), machine.device(p.device)
-    tokens, rows = texts.tokens.to(device), texts.rows.to(device)
-    read = next_token(texts)
-    probe = Probe(model.to(device), names, tokens, rows, output_function=read, batch_size=p.batch_size)
-    for sentence in probe.check():
+    speaks, texts = prompted(folder, development=development)
+    here = probe(speaks.model, texts, P.components, next_token)
+    for sentence in here.check():
         print(sentence)
-    masks = {split: gaussian(n, len(names), p.scale, p.seed, split) for split, n in MASKS.items()}
-    return {split: Split(sigma, probe.responses(sigma, split)[0], p.scale) for split, sigma in masks.items()}
+    masks = designs(P, len(here.components))
+    asked = {split: masks[split] for split in ("fit", "validation", "test")}
+    return {split: Split(sigma, here.responses(sigma, split)[0], P.scale) for split, sigma in asked.items()}
 
 
 def rows(predicted: dict[str, Tensor], seconds: dict[str, float], true: Tensor) -> list[dict]:
@@ -108,7 +105,7 @@ def rows(predicted: dict[str, Tensor], seconds: dict[str, float], true: Tensor) 
             "surrogate": metrics.TITLES[kind],
             "members": 1 if single or kind in ALONE else CONTEST["members"],
             "prompts": len(true),
-            "masks": MASKS["fit"],
+            "masks": P.n_fit,
             "seconds a prompt": round(seconds[kind], 2),
             "Pearson": score.value,
             "low": score.low,
@@ -126,7 +123,7 @@ def found(predicted: dict[str, Tensor], true: Tensor) -> list[claims.Claim]:
     where = f"on {len(true)} prompts of the Llama of 260 thousand weights, 45 heads and feed-forward networks"
     best = max(("mlp", *ALONE), key=lambda name: metrics.pearson(predicted[name], true).mean())
     peers = ", ".join(metrics.TITLES[name] for name in ("mlp", *ALONE))
-    rest = f"{where}, {MASKS['fit']} fit masks"
+    rest = f"{where}, {P.n_fit} fit masks"
     return [
         command.claim(
             f"{SETUP}.kan.pearson",

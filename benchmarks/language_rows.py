@@ -1,12 +1,13 @@
 """A language model under removals: heads against ProxySPEX, COAR on thousands of rows, and the logits.
 
-``removal``: random sets of the 45 heads and feed-forward networks are removed, a share drawn for each; the KAN,
-COAR, ProxySPEX and sums of single removals have the same 512 forward passes a prompt. ``rows``: each row of each
-matrix is a component, 3,000 of them, as COAR's authors have it on GPT-2; what is explained is the mean margin of a
-story's tokens, at three shares α. 10,000 masks were set after a try on other stories (seed 99), of which none is
-reported; the authors have no baseline here, so single removals stand beside. ``logits``: those of the project's
-Llama beside those of ``transformers`` with the same weights. ``python -m benchmarks.language_rows <part> …
-[folder]`` takes the weights from a folder elsewhere than ``../shared/weights/stories260K``.
+``removal``: single ones, pairs and random sets of the 45 heads and feed-forward networks are removed; the KAN,
+COAR, ProxySPEX and sums of single removals have the same 512 forward passes a prompt, and are asked about others.
+``rows``: each row of each matrix is a component, 3,000 of them, as COAR's authors have it on GPT-2; what is
+explained is the mean margin of a story's tokens, at three shares α. 10,000 masks were set after a try on other
+stories (seed 99), of which none is reported; the authors have no baseline here, so single removals stand beside.
+``logits``: those of the project's Llama beside those of ``transformers`` with the same weights. ``python -m
+benchmarks.language_rows <part> … [folder]`` takes the weights from a folder elsewhere than
+``../shared/weights/stories260K``.
 """
 
 import importlib
@@ -18,20 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from benchmarks.language import COMPONENTS, LONGEST, REPORTED, SETUP, WEIGHTS, asked, prompts
+from benchmarks.language import REPORTED, SETUP, WEIGHTS, P, probe, prompted
 from benchmarks.runs import hardware
 from kanlib import claims, files, machine, metrics, store
-from kanlib.attribution import BASELINES, SURROGATES, Coar
-from kanlib.machine import generator
-from kanlib.masks import Split, random_removals, removals
-from kanlib.networks import find, llama
-from kanlib.networks.examples import choose_texts
+from kanlib.attribution import BASELINES, SURROGATES, Coar, budgeted, held_out, of_size
+from kanlib.masks import Split, ablations, random_removals, removals
+from kanlib.networks import llama
 from kanlib.networks.language import mean_over_tokens, next_token
-from kanlib.networks.probe import Probe
 from kanlib.networks.stories import sampled
-from kanlib.networks.texts import Texts, of_tokens
+from kanlib.networks.texts import of_tokens
 from kanlib.setups import Surrogate
 
 DATA = store.ROOT / "data"
@@ -40,7 +37,7 @@ SHARES = (0.05, 0.025, 0.01)
 PUBLISHED = {0.05: 0.83, 0.025: 0.85, 0.01: 0.89}  # of GPT-2, by COAR's authors
 CLAIMED = 0.025
 MASKS = {"fit": 10_000, "validation": 500, "test": 500}
-PASSES = {"fit": 409, "validation": 103, "test": 1000}
+PASSES, ALL_PASSES = 512, 3000  # that methods get, and those with what they are asked about
 KAN: dict[str, Any] = {"hidden": [24, 24, 12], "grid": 6, "decays": [0.1, 0.3, 1.0], "restarts": 2, "members": 4}
 METHODS = {"kan": "kan", "coar": "linear", "proxyspex": "proxyspex", "leave_one_out": "leave_one_out"}
 
@@ -50,38 +47,20 @@ def command(part: str) -> claims.Command:
     return claims.Command(f"python -m benchmarks.language_rows {part}", device=hardware())
 
 
-def probe(model: llama.Llama, texts: Texts, components: Sequence[str], read: Any, batch_size: int) -> Probe:
-    """The network and texts, on the device that asks."""
-    device = machine.device("auto")
-    there = texts.to(device)
-    names = find(model, components)
-    return Probe(
-        model.to(device), names, there.tokens, there.rows, output_function=read(texts), batch_size=batch_size
-    )
-
-
-def removed_at_random(n: int, m: int, split: str) -> Tensor:
-    """Masks ``[n, m]`` that remove each component with a share that is drawn for each, up to a half."""
-    source = generator(0, "removed at random", split)
-    share = torch.rand(n, 1, generator=source) / 2
-    return 0 - (torch.rand(n, m, generator=source) < share).float()
-
-
 def removal(folder: Path) -> None:
     """The KAN and its peers on sets of removed heads and feed-forward networks."""
-    model = llama.read(folder / "stories260K.bin")
-    texts = prompts(model)
-    chosen = texts.of(choose_texts(model, texts, asked(REPORTED), development=False))
-    here = probe(model, chosen, COMPONENTS, next_token, 500)
+    speaks, texts = prompted(folder)
+    here = probe(speaks.model, texts, P.components, next_token)
     m = len(here.components)
-    masks = {name: removed_at_random(n, m, name) for name, n in PASSES.items()}
-    masks["fit"][:m] = removals(m, [(j,) for j in range(m)])
-    splits = {name: Split(sigma, here.responses(sigma, name)[0]) for name, sigma in masks.items()}
-    true, predicted, table = splits["test"].responses, {}, []
+    masks = ablations(ALL_PASSES, m, 0)
+    pool = of_size(Split(masks, here.responses(masks, "removal")[0]).distinct(), 1)
+    rest, test = held_out(pool, len(pool.masks), seed=0)
+    data, validation = budgeted(rest, PASSES)
+    true, predicted, table = test.responses, {}, []
     knobs = Surrogate(setup=SETUP, **KAN)
     for name, method in METHODS.items():
-        fitted = (SURROGATES | BASELINES)[method](knobs).fit(splits["fit"], splits["validation"])
-        predicted[name] = fitted.predict(masks["test"]).double()
+        fitted = (SURROGATES | BASELINES)[method](knobs).fit(data, validation)
+        predicted[name] = fitted.predict(test.masks).double()
         score = metrics.pearson_estimate(predicted[name], true)
         row = {"method": metrics.TITLES[method], "Pearson": score.value, "low": score.low, "high": score.high}
         row["normalised MSE"] = metrics.normalised_mse(predicted[name], true).mean().item()
@@ -105,9 +84,9 @@ def removal(folder: Path) -> None:
 
 def rows(folder: Path) -> None:
     """COAR and single removals on the rows of all matrices."""
-    model = llama.read(folder / "stories260K.bin")
-    stories = sampled(model, REPORTED, seed=1, most=LONGEST + 1)
-    here = probe(model, of_tokens(stories, None, model), ROWS, mean_over_tokens, 500)
+    model = llama.read(folder / "stories260K.bin").to(machine.device(P.device))
+    stories = sampled(model, REPORTED, seed=1, most=P.longest + 1)
+    here = probe(model, of_tokens(stories, None, model), ROWS, mean_over_tokens)
     m = len(here.components)
     alone = here.responses(removals(m, [(j,) for j in range(m)]), "alone")[0]
     table, measured = [], []

@@ -4,7 +4,7 @@ import subprocess
 
 import torch
 
-from kanlib import store
+from kanlib import machine, store
 from kanlib.masks import Split, gaussian
 from kanlib.networks import network
 from kanlib.setups import Perturbation, Surrogate, Symbolic
@@ -44,9 +44,9 @@ def recorded(setup: str, **knobs) -> tuple[Split, Split, Split]:
     return found[0], found[1], found[2]
 
 
-def hardware() -> str:
-    """What fits and forward passes run on, as the ledger says it."""
-    if torch.cuda.is_available():
+def hardware(device: torch.device | None = None) -> str:
+    """What fits and forward passes run on, as the ledger says it; ``None``: a GPU where there is one."""
+    if (device or machine.device("auto")).type == "cuda":
         return f"one {torch.cuda.get_device_name()}"
     return f"{torch.get_num_threads()} CPU cores"
 

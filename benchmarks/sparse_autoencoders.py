@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.runs import hardware
 from kanlib import claims, files, machine, store
 from kanlib.errors import BadInputError
 from kanlib.machine import generator
@@ -577,7 +578,7 @@ def main(arguments: Sequence[str]) -> None:
     if "--record" in arguments:
         print(record(weights, store.ARTIFACTS / "sae_recording", device))
         return
-    command = claims.Command(COMMAND, device="2 CPU cores" if device.type == "cpu" else "one GPU")
+    command = claims.Command(COMMAND, device=hardware(device))
     start = time.perf_counter()
     here = setting(weights, plan, folder, device)
     print(f"{len(here.training):,} tokens in {time.perf_counter() - start:.0f} s", flush=True)

@@ -94,6 +94,26 @@ def path(setup: str, section: str | None = None) -> Path:
     return FOLDER / f"{name_of(setup)}{f'.{section}' if section else ''}.safetensors"
 
 
+def of_chapter(setup: str, section: str, what: str, remedy: str) -> store.Artifact:
+    """What was recorded for the chapter of a section.
+
+    Args:
+        setup: its name.
+        section: which is also the kind of the artifact.
+        what: is recorded there, in the plural.
+        remedy: what to do where it is not.
+
+    Raises:
+        BadInputError: nothing was recorded, or the file is damaged.
+    """
+    file = path(setup, section)
+    if not file.exists():
+        raise BadInputError(
+            f"data/responses/{file.name} is missing: no {what} of {setup} were recorded; {remedy}."
+        )
+    return store.load(file, section)
+
+
 def recorded(setup: str) -> store.Artifact:
     """The frozen responses of a setup.
 

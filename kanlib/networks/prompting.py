@@ -105,12 +105,8 @@ def prompted(p: Language) -> tuple[Prompted, store.Artifact]:
     if p.source == "live":
         kept = asked(p, None)
         return _read(kept, p), kept
-    if not path(p.setup).exists():
-        raise BadInputError(
-            f"data/responses/{path(p.setup).name} is missing: no prompts of {p.setup} were recorded; run "
-            f"make record SETUPS={p.setup}, or set source of the section language to live."
-        )
-    kept = store.load(path(p.setup), KIND)
+    remedy = f"run make record SETUPS={p.setup}, or set source of the section language to live"
+    kept = answers.of_chapter(p.setup, KIND, "prompts", remedy)
     return _read(kept, p), kept
 
 

@@ -95,12 +95,8 @@ def removed(p: Components) -> tuple[Removals, store.Artifact]:
     """
     if p.source == "live":
         return asked(p, None)
-    if not path(p.setup).exists():
-        raise BadInputError(
-            f"data/responses/{path(p.setup).name} is missing: no removals of {p.setup} were recorded; run "
-            f"make record SETUPS={p.setup}, or set source of the section components to live."
-        )
-    kept = store.load(path(p.setup), KIND)
+    remedy = f"run make record SETUPS={p.setup}, or set source of the section components to live"
+    kept = answers.of_chapter(p.setup, KIND, "removals", remedy)
     return _read(kept, p), kept
 
 

@@ -134,11 +134,10 @@ def _module(model: nn.Module, name: str) -> nn.Module:
 
 
 def _vectors(out: object, tokens: Tensor | None, name: str) -> Tensor:
-    fits = isinstance(out, Tensor) and out.is_floating_point() and out.ndim >= 3
-    if not fits or (tokens is not None and out.shape[:-1] != tokens.shape):  # type: ignore[attr-defined]
-        what = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
-        raise BadInputError(
-            f"module {plain(name)} puts out {what}, expected a vector at each token; name one that does, a layer."
-        )
-    assert isinstance(out, Tensor)  # noqa: S101
-    return out
+    vectors = isinstance(out, Tensor) and out.is_floating_point() and out.ndim >= 3
+    if isinstance(out, Tensor) and vectors and (tokens is None or out.shape[:-1] == tokens.shape):
+        return out
+    what = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
+    raise BadInputError(
+        f"module {plain(name)} puts out {what}, expected a vector at each token; name one that does, a layer."
+    )

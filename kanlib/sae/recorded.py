@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from kanlib import store
-from kanlib.errors import BadInputError
 from kanlib.masks import Split, gaussian
 from kanlib.networks import answers
 from kanlib.networks.streams import Stream
@@ -80,13 +79,8 @@ def recorded(p: SparseAutoencoder) -> tuple[Recorded, store.Artifact]:
     Raises:
         BadInputError: there is none, or a damaged one.
     """
-    path = answers.path(p.setup, p.section)
-    if not path.exists():
-        raise BadInputError(
-            f"data/responses/{path.name} is missing: no vectors of {p.setup} were recorded; run "
-            "python -m benchmarks.sparse_autoencoders --record."
-        )
-    kept = store.load(path, KIND)
+    remedy = "run python -m benchmarks.sparse_autoencoders --record"
+    kept = answers.of_chapter(p.setup, KIND, "vectors", remedy)
     vectors = kept.tensor("vectors", (None, None), torch.float16).float()
     tokens, texts = (kept.tensor(name, (len(vectors),), torch.int16).long() for name in ("tokens", "texts"))
     pieces, n_fit = kept.said("pieces", list), kept.said("n_fit", int)
