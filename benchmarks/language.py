@@ -13,7 +13,6 @@ benchmarks.language <folder>`` takes the weights from elsewhere than ``../shared
 import json
 import os
 import sys
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -76,10 +75,14 @@ def prompted(folder: Path, *, development: bool = False) -> tuple[Speaker, Texts
 
 
 def probe(
-    model: nn.Module, texts: Texts, components: Sequence[str], read: Callable[[Texts], OutputFunction]
+    model: nn.Module,
+    texts: Texts,
+    components: Sequence[str],
+    read: Callable[[Texts], OutputFunction],
+    device: torch.device | None = None,
 ) -> Probe:
-    """These components of the model, whose output on these texts is read so."""
-    there = texts.to(machine.device(P.device))
+    """These components of the model, whose output on these texts is read so; ``None``: on the device that asks."""
+    there = texts.to(device or machine.device(P.device))
     names = find(model, components)
     return Probe(model, names, there.tokens, there.rows, "branch", read(there), P.batch_size)
 
@@ -95,7 +98,7 @@ def recorded(folder: Path, *, development: bool) -> dict[str, Split]:
     return {split: Split(sigma, here.responses(sigma, split)[0], P.scale) for split, sigma in asked.items()}
 
 
-def rows(predicted: dict[str, Tensor], seconds: dict[str, float], true: Tensor) -> list[dict]:
+def rows(predicted: dict[str, Tensor], true: Tensor) -> list[dict]:
     """A row for each surrogate."""
     out = []
     for name, values in predicted.items():
@@ -106,7 +109,6 @@ def rows(predicted: dict[str, Tensor], seconds: dict[str, float], true: Tensor) 
             "members": 1 if single or kind in ALONE else CONTEST["members"],
             "prompts": len(true),
             "masks": P.n_fit,
-            "seconds a prompt": round(seconds[kind], 2),
             "Pearson": score.value,
             "low": score.low,
             "high": score.high,
@@ -189,18 +191,13 @@ def main(arguments: Sequence[str]) -> None:
     if tries:
         development(splits)
         return
-    members, alone, seconds = {}, {}, {}
-    for name in ("kan", "mlp"):
-        start = time.perf_counter()
-        members[name] = of_members(name, chosen(name), splits)
-        seconds[name] = (time.perf_counter() - start) / REPORTED
+    members = {name: of_members(name, chosen(name), splits) for name in ("kan", "mlp")}
+    alone: dict[str, Tensor] = {}
     for name in ALONE:
-        start = time.perf_counter()
         fitted = SURROGATES[name](knobs_of({})).fit(splits["fit"], splits["validation"])
         alone[name] = fitted.predict(splits["test"].masks)
-        seconds[name] = (time.perf_counter() - start) / REPORTED
     predicted, true = in_order(members, alone), splits["test"].responses
-    table, measured = rows(predicted, seconds, true), found(predicted, true)
+    table, measured = rows(predicted, true), found(predicted, true)
     for claim in measured:
         print(claim, flush=True)
     files.write_json(TARGET, table)

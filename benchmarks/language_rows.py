@@ -5,16 +5,21 @@ COAR, ProxySPEX and sums of single removals have the same 512 forward passes a p
 ``rows``: each row of each matrix is a component, 3,000 of them, as COAR's authors have it on GPT-2; what is
 explained is the mean margin of a story's tokens, at three shares α. 10,000 masks were set after a try on other
 stories (seed 99), of which none is reported; the authors have no baseline here, so single removals stand beside.
-``logits``: those of the project's Llama beside those of ``transformers`` with the same weights. ``python -m
+``logits``: those of the project's Llama beside those of ``transformers`` with the same weights. ``throughput``:
+responses a second over texts a second of plain inference, both in CPU seconds of one core, which other work on the
+machine changes little. ``python -m
 benchmarks.language_rows <part> … [folder]`` takes the weights from a folder elsewhere than
 ``../shared/weights/stories260K``.
 """
 
 import importlib
 import os
+import statistics
 import sys
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +29,7 @@ from benchmarks.language import REPORTED, SETUP, WEIGHTS, P, probe, prompted
 from benchmarks.runs import hardware
 from kanlib import claims, files, machine, metrics, store
 from kanlib.attribution import BASELINES, SURROGATES, Coar, budgeted, held_out, of_size
-from kanlib.masks import Split, ablations, random_removals, removals
+from kanlib.masks import Split, ablations, gaussian, random_removals, removals
 from kanlib.networks import llama
 from kanlib.networks.language import mean_over_tokens, next_token
 from kanlib.networks.stories import sampled
@@ -39,6 +44,7 @@ CLAIMED = 0.025
 MASKS = {"fit": 10_000, "validation": 500, "test": 500}
 PASSES, ALL_PASSES = 512, 3000  # that methods get, and those with what they are asked about
 KAN: dict[str, Any] = {"hidden": [24, 24, 12], "grid": 6, "decays": [0.1, 0.3, 1.0], "restarts": 2, "members": 4}
+TIMED = 8  # prompts, of as many masks as the setup fits to
 METHODS = {"kan": "kan", "coar": "linear", "proxyspex": "proxyspex", "leave_one_out": "leave_one_out"}
 
 
@@ -168,7 +174,42 @@ def logits(folder: Path) -> None:
     claims.record([command("logits").claim("llama.logit_error", words, float(difference[kept].max()), "<= 1e-4")])
 
 
-PARTS = {"removal": removal, "rows": rows, "logits": logits}
+def cpu_seconds(function: Callable[[], object]) -> float:
+    """What it takes of one core."""
+    start = time.process_time()
+    function()
+    return time.process_time() - start
+
+
+def throughput(folder: Path) -> None:
+    """What gates cost: the same prompts, batches and numbers of passes, with masks and without."""
+    torch.set_num_threads(1)
+    speaks, texts = prompted(folder)
+    model = speaks.model.to("cpu")
+    whole = probe(model, texts, P.components, next_token, torch.device("cpu"))
+    sigma = gaussian(P.n_fit, len(whole.components), P.scale, 0, "timing")
+
+    def plain(batch: torch.Tensor) -> None:
+        with torch.inference_mode():
+            for _ in range(P.n_fit // P.batch_size):
+                model(batch)
+
+    ratios: list[float] = []
+    for i in range(TIMED):
+        here = whole.of(slice(i, i + 1))
+        without = cpu_seconds(partial(plain, here.x.expand(P.batch_size, -1).contiguous()))
+        ratios.append(without / cpu_seconds(partial(here.responses, sigma, None)))
+    words = (
+        f"Responses a second of the Llama with 45 gates over texts a second of plain inference, {P.n_fit} masks "
+        f"in batches of {P.batch_size}, CPU seconds of one core; median and range over {len(ratios)} prompts"
+    )
+    estimate = metrics.Estimate(statistics.median(ratios), min(ratios), max(ratios))
+    print(estimate)
+    on_one = claims.Command("python -m benchmarks.language_rows throughput", device="1 CPU core")
+    claims.record([on_one.claim(f"{SETUP}.relative_throughput", words, estimate, ">= 0.9", aim=True)])
+
+
+PARTS = {"removal": removal, "rows": rows, "logits": logits, "throughput": throughput}
 
 
 def main(arguments: Sequence[str]) -> None:

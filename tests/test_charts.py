@@ -1,4 +1,5 @@
 import json
+import re
 import sys
 from base64 import b64decode
 from io import BytesIO
@@ -247,6 +248,20 @@ def test_images_are_pictures_with_escaped_labels():
     html = charts.images(torch.rand(2, 3, 8, 8), ["<one>", "two"]).data
     assert html.count("data:image/png;base64,") == 2
     assert 'alt="&lt;one&gt;"' in html
+
+
+def test_tokens_are_underlined_by_what_they_are_worth():
+    html = charts.tokens(["<s>", " a", " b", " c"], torch.tensor([2.0, -1.0, 0.04, 0.0])).data
+    styles = re.findall(r'<span title="([^"]*)" style="([^"]*)">([^<]*)</span>', html)
+    assert [text for _, _, text in styles] == ["&lt;s&gt;", " a", " b", " c"]
+    assert [value for value, _, _ in styles] == ["+2.00", "-1.00", "+0.04", "+0.00"]
+    assert styles[0][1] == f"border-bottom:6.0px solid {looks.SIGNS['positive']}"
+    assert styles[1][1] == f"border-bottom:3.0px dashed {looks.SIGNS['negative']}"
+    assert styles[2][1] == styles[3][1] == ""
+
+
+def test_tokens_of_nothing_have_no_line():
+    assert "border" not in charts.tokens(["a"], torch.zeros(1)).data
 
 
 def test_a_chart_leaves_a_notebook_as_data_without_script():
