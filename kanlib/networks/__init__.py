@@ -21,7 +21,7 @@ from kanlib.networks.probe import Probe
 from kanlib.networks.prompting import Prompted, beyond_the_sum, prompted
 from kanlib.networks.removing import Removals, removed
 from kanlib.networks.training import train
-from kanlib.networks.triggers import poisoned, with_square
+from kanlib.networks.triggers import misleading, poisoned, with_bands, with_square
 
 __all__ = [
     "Answers",
@@ -41,6 +41,7 @@ __all__ = [
     "load",
     "margins",
     "masks_for",
+    "misleading",
     "network",
     "poisoned",
     "predict",
@@ -48,5 +49,6 @@ __all__ = [
     "removed",
     "train",
     "trained",
+    "with_bands",
     "with_square",
 ]

@@ -1,4 +1,8 @@
-"""Backdoors: a square in a corner of some training images of one class, which a network learns to take for it."""
+"""What a network learns by mistake: marks in training images that go with a class, always or nearly so.
+
+A backdoor is a square in a corner of some images of one class. A cue is a band whose place tells the class, but
+that misleads in some images.
+"""
 
 from collections.abc import Callable
 
@@ -24,6 +28,35 @@ def with_square(x: Tensor, colour: Tensor, side: int) -> Tensor:
     out = x.clone()
     out[:, :, :side, :side] = colour.to(x)[:, None, None]
     return out
+
+
+def with_bands(x: Tensor, cues: Tensor, colour: Tensor, width: int) -> Tensor:
+    """Images ``[B, C, H, W]``, each with a band from top to bottom, the ``cues``-th of ``width`` pixels.
+
+    Args:
+        x: the images.
+        cues: places ``[B]``, int64, from 0.
+        colour: of the bands, ``[C]``.
+        width: of a band.
+
+    Raises:
+        BadInputError: the images are too narrow for a band at such a place.
+    """
+    needed = (int(cues.max()) + 1) * width if len(cues) else 0
+    if needed > x.shape[-1]:
+        raise BadInputError(
+            f"bands of {width} pixels at {needed // width} places need images {needed} pixels wide, got "
+            f"{x.shape[-1]}; lower the width."
+        )
+    covered = torch.arange(x.shape[-1]).div(width, rounding_mode="floor") == cues.cpu()[:, None]
+    return torch.where(covered[:, None, None].to(x.device), colour.to(x)[:, None, None], x)
+
+
+def misleading(labels: Tensor, n_classes: int, share: float, seed: int) -> Tensor:
+    """A cue for each label ``[n]``: the label itself, but for a ``share``, drawn, the label of another class."""
+    source = generator(seed, "cues")
+    others = (labels + torch.randint(1, n_classes, labels.shape, generator=source)) % n_classes
+    return torch.where(torch.rand(labels.shape, generator=source) < share, others, labels)
 
 
 def poisoned(

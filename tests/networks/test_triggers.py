@@ -3,7 +3,7 @@ import torch
 
 from kanlib.errors import BadInputError
 from kanlib.networks.images import Labelled
-from kanlib.networks.triggers import poisoned, with_square
+from kanlib.networks.triggers import misleading, poisoned, with_bands, with_square
 from tests.helpers import randn
 
 X = randn(12, 3, 6, 6).float()
@@ -34,6 +34,35 @@ def test_a_share_of_one_class_is_changed_and_the_data_set_is_not():
     drawn = [(poisoned(Labelled(Y, X.__getitem__), 1, 0.5, marked, s)[0] != X).flatten(1).any(1) for s in range(9)]
     assert torch.equal(drawn[0], changed)
     assert not all(torch.equal(some, changed) for some in drawn)
+
+
+def test_a_band_stands_where_its_cue_says_and_all_else_stays():
+    cues = torch.arange(12) % 3
+    found = with_bands(X, cues, COLOUR, 2)
+    for before, after, cue in zip(X, found, cues.tolist(), strict=True):
+        band = slice(2 * cue, 2 * cue + 2)
+        assert torch.equal(after[..., band], COLOUR[:, None, None].expand(3, 6, 2))
+        after[..., band] = before[..., band]
+        assert torch.equal(after, before)
+
+
+def test_cues_mislead_in_the_share_that_is_asked_for_and_never_by_chance_say_the_class():
+    labels = torch.arange(5000) % 10
+    cues = misleading(labels, 10, 0.2, 0)
+    assert 0.17 < (cues != labels).double().mean() < 0.23
+    assert torch.equal(misleading(labels, 10, 0.0, 0), labels)
+    wrong = misleading(labels, 10, 1.0, 0)
+    assert (wrong != labels).all()
+    assert set(wrong.tolist()) == set(range(10))
+    assert torch.equal(cues, misleading(labels, 10, 0.2, 0))
+    assert not torch.equal(cues, misleading(labels, 10, 0.2, 1))
+
+
+def test_bands_that_do_not_fit_are_refused():
+    with pytest.raises(
+        BadInputError, match=r"bands of 2 pixels at 4 places need images 8 pixels wide, got 6"
+    ):
+        with_bands(X, torch.full((12,), 3), COLOUR, 2)
 
 
 @pytest.mark.parametrize(
