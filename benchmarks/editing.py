@@ -12,7 +12,6 @@ It runs on a GPU where there is one; integer programs are solved on all CPU core
 benchmarks.editing <task> …`` leaves the other tasks as they are.
 """
 
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.backdoor import CLASS, RUN, images_to_judge, network, trained_with_it, triggered
-from benchmarks.edits import CORES, SETUP, SIZES, P, editor, edits, halves, joined, units
+from benchmarks.edits import CORES, SETUP, SIZES, P, editor, edits, halves, joined, keep, units
 from benchmarks.runs import hardware
 from kanlib import claims, files, machine, metrics, store
 from kanlib.attribution import METHODS, Edit, Unit, best, misclassified, of_class
@@ -266,13 +265,6 @@ def backdoor() -> Result:
     return table, torch.stack(nets["exact"]) - torch.stack(nets["coar"]), rows_
 
 
-def over_tasks(differences: Sequence[Tensor], n: int = 2000) -> metrics.Estimate:
-    """The mean over tasks of the mean over their units; the interval resamples the units of each."""
-    draws = [metrics.bootstrap_mean(d, n, generator(0, "bootstrap", i)) for i, d in enumerate(differences)]
-    value = torch.stack([d.mean() for d in differences]).mean().item()
-    return metrics.Estimate(value, *metrics.interval(torch.stack(draws).mean(0)))
-
-
 TASKS: dict[str, Callable[[], Result]] = {"errors": errors, "forget": forget, "backdoor": backdoor}
 
 
@@ -284,20 +276,8 @@ def main(asked: Sequence[str]) -> None:
         table, differences, recorded = TASKS[name]()
         tell(name, "exact pairs less COAR", said(differences))
         files.write_json(DATA / f"editing_{name}.json", table)
-        target = DATA / "editing_units.json"
-        known = json.loads(target.read_text(encoding="utf8")) if target.exists() else {}
-        known[name] = [round(v, 4) for v in differences.tolist()]
-        files.write_json(target, {task: known[task] for task in TASKS if task in known})
         claims.record(recorded)
-    if known.keys() < TASKS.keys():
-        return
-    words = (
-        "What an edit nets by singles and pairs, exactly chosen, less what COAR-EDIT nets at the same k and from "
-        "the same masks: accuracy that the targets gain or lose as asked, less what other images lose; mean over "
-        f"three tasks of {SETUP} (one error, a class, a backdoor), interval over errors, classes and draws"
-    )
-    found = over_tasks([torch.tensor(known[task], dtype=torch.float64) for task in TASKS])
-    claims.record([COMMAND.claim("edit.second_order_minus_coar", words, found, "low > 0", aim=True)])
+        keep(name, differences)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from benchmarks.edits import edits
+from benchmarks.edits import edits, keep
 from kanlib import claims, files, metrics, store
 from kanlib.attribution import METHODS, Editor, best
 from kanlib.networks import (
@@ -128,6 +128,7 @@ def main() -> None:
         "second_order_minus_coar": (more, metrics.mean_estimate(lead)),
     }
     claims.record([COMMAND.claim(f"edit.subpopulations.{name}", *row) for name, row in measured.items()])
+    keep("subpopulations", lead)
 
 
 if __name__ == "__main__":
