@@ -7,9 +7,10 @@ comes in, which a recording can stand for, is said here.
 import json
 import os
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
-from kanlib import files, setup_files, setups, sources, store
+from kanlib import files, setup_files, setups, shards, sources, store
 from kanlib.errors import spoken
 from kanlib.networks import answers
 
@@ -24,6 +25,9 @@ FROZEN = {name for name in LISTED if setups.Perturbation.from_setup(name).source
 PENDING = {name for name in FROZEN if not answers.path(name).exists()}
 # Chapters of those setups alone whose file has their section. Each can do with a recording of its own.
 ASKED_FOR = {name: setups.of_notebook(name) for name in NOTEBOOKS if setups.of_notebook(name).asked_for}
+# Into how many shards examples are split, of the notebooks that treat each example alike.
+N_SHARDS = int(config.get("shards", 1))
+SHARDED = [name for name in NOTEBOOKS if N_SHARDS > 1 and issubclass(setups.of_notebook(name), setups.OfExamples)]
 NOT_SOURCES = {"setups", "__pycache__", ".ipynb_checkpoints"}
 
 
@@ -39,6 +43,7 @@ onstart:
 
 wildcard_constraints:
     setup=setup_files.NAME,
+    shard=shards.NAME,
 
 
 def relative(path):
@@ -47,6 +52,28 @@ def relative(path):
 
 def artifact(kind):
     return relative(store.path("{setup}", kind))
+
+
+def of_shard(kind):
+    return relative(store.path(setups.shard_folder("{setup}", "{shard}"), kind))
+
+
+@cache
+def shards_of(setup):
+    p = setups.Perturbation.from_setup(setup)
+    return shards.plan(p.n_asked, p.block, N_SHARDS)
+
+
+def knobs(notebook, setup):
+    """What an artifact is determined by; how many shards there are beside a shard does not change it."""
+    left_out = {"n_examples"} if notebook in SHARDED else set()
+    return setups.of_notebook(notebook).from_setup(setup).model_dump(exclude=left_out)
+
+
+def threads(notebook):
+    if notebook not in SHARDED:
+        return workflow.cores or 1
+    return lambda wildcards: setups.of_notebook(notebook).from_setup(wildcards.setup).threads
 
 
 def recorded(setup, notebook):
@@ -66,7 +93,8 @@ def inputs(notebook):
             return [relative(recording)] if recording else [relative(store.path(setup, live))] if live else []
         if "responses" in saves:
             return [relative(answers.path(setup) if setup in FROZEN else store.path(setup, "model"))]
-        return [artifact(kind).format(setup=setup) for kind in loads]
+        place = of_shard if notebook in SHARDED else artifact
+        return [place(kind).format(**wildcards) for kind in loads]
 
     return of
 
@@ -94,9 +122,18 @@ def page(setup, name):
 rule all:
     input:
         [page(setup, name) for setup in SETUPS for name in pages(setup)],
+        [
+            artifact(kind).format(setup=setup)
+            for notebook in SHARDED
+            for kind in sources.artifacts(NOTEBOOKS[notebook])[1]
+            for setup in SETUPS
+            if setup not in PENDING
+        ],
 
 
 for notebook, template in NOTEBOOKS.items():
+    place = of_shard if notebook in SHARDED else artifact
+    executed = f"{notebook}.ipynb"
 
     rule:
         name:
@@ -107,18 +144,62 @@ for notebook, template in NOTEBOOKS.items():
             template=relative(template),
         output:
             # update(): what was there before stays if the notebook fails.
-            [update(artifact(kind)) for kind in sources.artifacts(template)[1]],
-            notebook=update(f"book/setups/{{setup}}/{notebook}.ipynb"),
+            [update(place(kind)) for kind in sources.artifacts(template)[1]],
+            notebook=update(
+                f"_artifacts/{{setup}}/shards/{{shard}}/{executed}"
+                if notebook in SHARDED
+                else f"book/setups/{{setup}}/{executed}"
+            ),
         params:
-            knobs=lambda wildcards, stage=setups.of_notebook(notebook): stage.from_setup(wildcards.setup).model_dump(),
-        threads: workflow.cores
+            knobs=lambda wildcards, notebook=notebook: knobs(notebook, wildcards.setup),
+            shard=lambda wildcards: wildcards.get("shard", ""),
+        # Shards run side by side, each with the threads that its bits depend on; a whole notebook has all cores.
+        threads: threads(notebook)
         message:
-            "{wildcards.setup}: " + notebook
+            "{wildcards.setup}: " + notebook + (", examples {wildcards.shard}" if notebook in SHARDED else "")
         # The notebook's progress bars go straight through. ipykernel warns that its sockets, which are local, are
         # not encrypted.
         shell:
-            "python -m book.execute {input.template:q} {output.notebook:q} {wildcards.setup:q}"
+            "python -m book.execute {input.template:q} {output.notebook:q} {wildcards.setup:q} {params.shard}"
             " 3>&2 2> >(grep -v IPKernelApp >&2)"
+
+
+for notebook in SHARDED:
+    loads, saves = sources.artifacts(NOTEBOOKS[notebook])
+    for kind in saves:
+
+        rule:
+            name:
+                f"{kind}_of_all"
+            input:
+                lambda wildcards, kind=kind: [
+                    of_shard(kind).format(setup=wildcards.setup, shard=shard) for shard in shards_of(wildcards.setup)
+                ],
+                # Whose hashes its record says.
+                [artifact(other) for other in loads if other in setups.sharded_kinds()],
+            output:
+                update(artifact(kind)),
+            params:
+                kind=kind,
+                shards=lambda wildcards: shards_of(wildcards.setup),
+            message:
+                "{wildcards.setup}: {params.kind} of {params.shards[0]} and all other shards"
+            shell:
+                "python -m kanlib.merging {wildcards.setup:q} {params.kind} {params.shards}"
+
+    rule:
+        name:
+            f"{notebook}_page"
+        input:
+            lambda wildcards, notebook=notebook: "_artifacts/{0}/shards/{1}/{2}.ipynb".format(
+                wildcards.setup, shards_of(wildcards.setup)[0], notebook
+            ),
+        output:
+            f"book/setups/{{setup}}/{notebook}.ipynb",
+        message:
+            "{wildcards.setup}: the page of its first shard"
+        shell:
+            "cp {input:q} {output:q}"
 
 
 # What `make record` asks, apart from language models, which are found where they lie.

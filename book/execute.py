@@ -1,11 +1,14 @@
 """One chapter of the book: a notebook that papermill executes for a setup, or one sentence that says why not.
 
-``python -m book.execute <notebook> <target> <setup>``; progress bars go to file descriptor 3 where there is one.
+``python -m book.execute <notebook> <target> <setup> [<shard>]``; progress bars go to file descriptor 3 where there
+is one.
 """
 
 import errno
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TextIO
 
@@ -14,15 +17,15 @@ import papermill
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from kanlib import machine
+from kanlib import machine, setups, store
 from kanlib.errors import BadInputError, spoken
 from kanlib.files import write_whole
 
 _LOWER = "lower what the setup asks for, such as n_fit, n_examples or batch_size"
 
 
-def execute(notebook: Path, target: Path, setup: str, progress: TextIO) -> None:
-    """Execute a notebook with the parameter ``setup`` and write it, whole, to ``target``.
+def execute(notebook: Path, target: Path, parameters: dict[str, str], progress: TextIO) -> None:
+    """Execute a notebook with these parameters and write it, whole, to ``target``.
 
     Raises:
         BadInputError: the notebook ended with one, memory or disk were not enough, or its kernel was ended.
@@ -32,7 +35,7 @@ def execute(notebook: Path, target: Path, setup: str, progress: TextIO) -> None:
         done = papermill.execute_notebook(
             str(notebook),
             None,
-            {"setup": setup},
+            parameters,
             kernel_name="python3",
             progress_bar=False,
             stderr_file=progress,
@@ -49,6 +52,15 @@ def execute(notebook: Path, target: Path, setup: str, progress: TextIO) -> None:
     write_whole(target, nbformat.writes(done).encode())
 
 
+@contextmanager
+def device_of_its_own(notebook: Path, setup: str, shard: str | None = None) -> Iterator[None]:
+    """Show the notebook one GPU that no other run of a shard has meanwhile, where its setup asks for one."""
+    stage = setups.of_notebook(notebook.stem).from_setup(setup)
+    wanted = shard and machine.device(getattr(stage, "device", "cpu")).type == "cuda"
+    with machine.one_gpu(store.ARTIFACTS / ".gpus") if wanted else nullcontext():
+        yield
+
+
 def _sentence(name: str, error: PapermillExecutionError) -> str:
     """What a user's error says by itself; empty if it is none."""
     if error.ename == BadInputError.__name__:
@@ -61,10 +73,11 @@ def _sentence(name: str, error: PapermillExecutionError) -> str:
 
 
 if __name__ == "__main__":
-    _notebook, _target, _setup = sys.argv[1:]
+    _notebook, _target, *_given = sys.argv[1:]
+    _parameters = dict(zip(("setup", "shard"), _given, strict=False))
     try:
         _progress = os.fdopen(3, "w")
     except OSError:
         _progress = sys.stderr
-    with spoken():
-        execute(Path(_notebook), Path(_target), _setup, _progress)
+    with spoken(), device_of_its_own(Path(_notebook), **_parameters):
+        execute(Path(_notebook), Path(_target), _parameters, _progress)

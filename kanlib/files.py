@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,29 @@ def write_whole(target: Path, content: bytes) -> None:
     Raises:
         BadInputError: the disk is full (it says how much is missing), or the file may not be written.
     """
+    _put(target, lambda temporary: temporary.write_bytes(content), lambda _: len(content))
+
+
+def write_pieces(target: Path, pieces: Iterable[bytes]) -> None:
+    """The same of content that comes in pieces, so that one of them at a time is in memory.
+
+    Raises:
+        BadInputError: as :func:`write_whole`; how much is missing is how much had been written.
+    """
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            for piece in pieces:
+                file.write(piece)
+
+    _put(target, write, lambda temporary: temporary.stat().st_size)
+
+
+def _put(target: Path, write: Callable[[Path], object], taken: Callable[[Path], int]) -> None:
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
+        write(temporary)
         temporary.replace(target)
     except OSError as error:
         if error.errno not in _FULL:
@@ -36,9 +55,10 @@ def write_whole(target: Path, content: bytes) -> None:
                 f"{target.name} cannot be written ({cause(error)}), expected a folder that takes files; "
                 "mend its permissions and run again."
             ) from error
+        n_bytes = taken(temporary)
         temporary.unlink(missing_ok=True)
         raise BadInputError(
-            f"the disk is full: {target.name} takes {size(len(content))} and {size(_free(target.parent))} are "
+            f"the disk is full: {target.name} takes {size(n_bytes)} and {size(_free(target.parent))} are "
             "free; make room and run again (what was there before is kept)."
         ) from error
     finally:

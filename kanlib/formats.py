@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,31 @@ from torch import Tensor
 
 from kanlib.machine import room_for
 
-_BLANK = "the SHA-256 of this file, with these very words in its own place"
+#: Stands in a record where its digest will.
+BLANK = "the SHA-256 of this file, with these very words in its own place"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_RECORD_BYTES = 1_000_000
 
 
 def written(suffix: str, content: Any, record: Mapping) -> bytes:
     """The bytes of a file of that suffix with this content and record, and with their digest in the record."""
-    blank = _WRITERS[suffix](content, {**record, "digest": _BLANK})
+    blank = _WRITERS[suffix](content, {**record, "digest": BLANK})
     digest = hashlib.sha256(blank).hexdigest()
-    return blank.replace(_BLANK.encode(), digest.encode(), 1)
+    return blank.replace(BLANK.encode(), digest.encode(), 1)
+
+
+def digest_of(source: Path) -> str:
+    """The digest that the record of a file says, without reading its content into memory."""
+    if source.suffix == ".safetensors":
+        with safe_open(source, framework="pt") as file:
+            return str(_parsed(file.metadata()["record"])["digest"])
+    if source.suffix == ".parquet":
+        with pq.ParquetFile(source) as file:
+            return str(_parsed(file.metadata.metadata[b"record"])["digest"])
+    with source.open("rb") as file:
+        # The record comes last.
+        file.seek(max(0, source.stat().st_size - _RECORD_BYTES))
+        return re.findall(rb'\n  "digest": "([0-9a-f]{64})"', file.read())[-1].decode()
 
 
 def read(source: Path) -> tuple[Any, dict, str]:
@@ -43,14 +60,20 @@ def read(source: Path) -> tuple[Any, dict, str]:
     digest = record.pop("digest", None)
     if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
         raise ValueError("its record has no digest")
-    raw = source.read_bytes()
-    at = raw.find(digest.encode())
-    found = hashlib.sha256(memoryview(raw)[:at])
-    found.update(_BLANK.encode())
-    found.update(memoryview(raw)[at + len(_BLANK) :])
-    if found.hexdigest() != digest:
+    if _blanked(source, digest.encode()) != digest:
         raise ValueError("it is damaged: its digest is another one")
     return content, record, digest
+
+
+def _blanked(source: Path, said: bytes) -> str:
+    """SHA-256 of a file with a blank where it first says its digest."""
+    found = hashlib.sha256()
+    with source.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as raw, memoryview(raw) as view:
+        at = raw.find(said)
+        found.update(view[:at])
+        found.update(BLANK.encode())
+        found.update(view[at + len(BLANK) :])
+    return found.hexdigest()
 
 
 def unverified(source: Path) -> tuple[Any, dict]:
@@ -64,26 +87,26 @@ def finite(value: Tensor) -> bool:
     return not value.is_floating_point() or math.isfinite(value.sum().item()) or bool(value.isfinite().all())
 
 
-def _text(record: Mapping) -> str:
-    return json.dumps(record, sort_keys=True, ensure_ascii=False, allow_nan=False)
+def text(value: Any, indent: int | None = None) -> str:
+    """A JSON value as records and contents are written."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=indent)
 
 
 def _safetensors(content: Mapping[str, Tensor], record: Mapping) -> bytes:
     tensors = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in content.items()}
     # One metadata key only: safetensors orders several by a random hash.
-    return safetensors.torch.save(tensors, {"record": _text(record)})
+    return safetensors.torch.save(tensors, {"record": text(record)})
 
 
 def _parquet(content: pd.DataFrame, record: Mapping) -> bytes:
-    table = pa.Table.from_pandas(content, preserve_index=False).replace_schema_metadata({"record": _text(record)})
+    table = pa.Table.from_pandas(content, preserve_index=False).replace_schema_metadata({"record": text(record)})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     return sink.getvalue().to_pybytes()
 
 
 def _json(content: Any, record: Mapping) -> bytes:
-    whole = {"content": content, "record": record}
-    return json.dumps(whole, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=1).encode()
+    return text({"content": content, "record": record}, indent=1).encode()
 
 
 def _read_safetensors(source: Path) -> tuple[dict[str, Tensor], dict]:
@@ -108,11 +131,11 @@ def _read_json(source: Path) -> tuple[Any, dict]:
     return whole["content"], whole["record"]
 
 
-def _parsed(text: str | bytes) -> Any:
+def _parsed(raw: str | bytes) -> Any:
     def refused(name: str) -> None:
         raise ValueError(f"{name} is no number of JSON")
 
-    return json.loads(text, parse_constant=refused)
+    return json.loads(raw, parse_constant=refused)
 
 
 _WRITERS: dict[str, Callable[[Any, Mapping], bytes]] = {

@@ -1,15 +1,20 @@
 """What the bits of a result depend on beside its inputs: device, precision, memory and random streams."""
 
+import fcntl
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import IO, Any, Literal, TypeVar
 
+import scipy.linalg  # noqa: F401 (its BLAS is its own, and obeys once it is loaded)
 import torch
+from threadpoolctl import threadpool_limits
 
 from kanlib.errors import BadInputError
 
@@ -42,6 +47,12 @@ def generator(seed: int, *purpose: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
+def use_threads(n: int) -> None:
+    """Let this process compute with n threads, in torch and the BLAS of numpy and scipy: bits depend on them."""
+    torch.set_num_threads(n)
+    threadpool_limits(n, "blas")
+
+
 def workers(device: torch.device) -> int:
     """How many pieces of work :func:`side_by_side` should do at a time: on the CPU one a thread, else one."""
     return torch.get_num_threads() if device.type == "cpu" else 1
@@ -55,6 +66,41 @@ def side_by_side(function: Callable[[_Piece], _Result], pieces: Iterable[_Piece]
             return list(pool.map(function, pieces))
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def one_gpu(locks: Path) -> Iterator[None]:
+    """Let what is started here see one GPU that nobody else holds who asked in the same way.
+
+    It waits for one if need be, of those that ``CUDA_VISIBLE_DEVICES`` names, or of all.
+    The operating system takes a lock back however its holder ends.
+
+    Args:
+        locks: a folder that all who share the machine lock in.
+    """
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    known = before.split(",") if before else [str(i) for i in range(torch.cuda.device_count())]
+    locks.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        files = [stack.enter_context((locks / f"{socket.gethostname()}.{name}").open("a")) for name in known]
+        held = _first_free(files)
+        os.environ["CUDA_VISIBLE_DEVICES"] = known[held]
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["CUDA_VISIBLE_DEVICES"]
+            else:
+                os.environ["CUDA_VISIBLE_DEVICES"] = before
+
+
+def _first_free(files: Sequence[IO[str]]) -> int:
+    while True:
+        for i, file in enumerate(files):
+            with suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return i
+        time.sleep(1)
 
 
 @contextmanager

@@ -82,7 +82,7 @@ SCORES = {"surrogate": str, "example": int} | dict.fromkeys(METRICS, float)
 
 
 def scores(predicted: Mapping[str, Tensor], true: Tensor) -> pd.DataFrame:
-    """All metrics of every surrogate: a row for each surrogate and example.
+    """All metrics of every surrogate: a row for each surrogate and example, whose scores are its alone to the bit.
 
     Args:
         predicted: surrogate's name → its predictions ``[E, N]``.
@@ -90,7 +90,10 @@ def scores(predicted: Mapping[str, Tensor], true: Tensor) -> pd.DataFrame:
     """
     parts = []
     for name, values in predicted.items():
-        columns = {metric: score(values, true).numpy() for metric, score in METRICS.items()}
+        pairs = list(zip(values.split(1), true.split(1), strict=True))
+        columns = {
+            metric: torch.cat([score(*pair) for pair in pairs]).numpy() for metric, score in METRICS.items()
+        }
         parts.append(pd.DataFrame({"surrogate": name, "example": range(1, len(true) + 1), **columns}))
     return pd.concat(parts, ignore_index=True)
 

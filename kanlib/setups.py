@@ -7,13 +7,13 @@ here, because papermill only warns.
 """
 
 from collections.abc import Mapping
+from functools import cache
 from types import ModuleType
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from kanlib import knobs, setup_files, store
+from kanlib import knobs, machine, setup_files, shards, sources, store
 from kanlib.errors import BadInputError, shown, unknown
 from kanlib.knobs import Batch, Classes, Count, Few, Order, Pattern, Pixels, Positive, Scale, Size, Text, Weight
 from kanlib.setup_files import NAME, NAMED, name_of
@@ -75,18 +75,18 @@ class Stage(BaseModel):
         changed = [
             name
             for name in cls.model_fields
-            if name != "run" and getattr(stage, name) != getattr(as_in_file, name)
+            if name not in _NOT_RECORDED and getattr(stage, name) != getattr(as_in_file, name)
         ]
-        if changed and stage.folder == stage._setup_folder:
+        if changed and stage._whole == stage._setup_folder:
             raise BadInputError(
                 f"{changed[0]} differs from setup {stage._setup_folder}, whose artifacts would be overwritten; "
                 "set run to another name for this variant."
             )
-        if stage.folder != stage._setup_folder and stage.run in names():
+        if stage._whole != stage._setup_folder and stage.run in names():
             raise BadInputError(
                 f"run {stage.run} is the name of a setup, whose artifacts would be lost; choose another name."
             )
-        torch.set_num_threads(stage.threads)
+        machine.use_threads(stage.threads)
         return stage
 
     @classmethod
@@ -123,7 +123,9 @@ class Stage(BaseModel):
         Raises:
             BadInputError: as in :func:`kanlib.store.load`, or it was made for another setup or from other inputs.
         """
-        own, of_setup = (store.path(folder, kind) for folder in (self.folder, self._setup_folder))
+        own, of_setup = (
+            store.path(self._shard_of(folder, kind), kind) for folder in (self._whole, self._setup_folder)
+        )
         artifact = store.load(own if own.exists() or not of_setup.exists() else of_setup, kind)
         made_for = artifact.record["parameters"].get("setup")
         if setup_files.stem(made_for) != self._setup_folder:
@@ -149,19 +151,49 @@ class Stage(BaseModel):
             store.path(self.folder, kind),
             content,
             kind=kind,
-            parameters=self.model_dump(exclude={"run"}),
+            parameters=self.recorded(),
             inputs=inputs,
             **{name: value for name, value in more.items() if name not in inputs},
         )
 
+    def recorded(self) -> dict[str, Any]:
+        """The knobs as a record keeps them: those that the content depends on."""
+        return self.model_dump(exclude=_NOT_RECORDED)
+
     @property
     def folder(self) -> str:
-        """Name of the folder of this run's artifacts."""
+        """The folder of this run's artifacts, below that of all artifacts."""
+        return self._whole
+
+    @property
+    def _whole(self) -> str:
+        """The same, whatever the shard."""
         return self.run or self._setup_folder
+
+    def _shard_of(self, whole: str, kind: str) -> str:
+        """The folder in which this stage finds an artifact of a run."""
+        return whole
 
     @property
     def _setup_folder(self) -> str:
         return name_of(self.setup)
+
+
+class OfExamples(Stage):
+    """The knobs of a notebook that treats each example alike, and can be run on some of them."""
+
+    shard: Annotated[str, Field(pattern=f"^{shards.NAME}$")] | None = Field(
+        None, description="first-last of the examples, 17-32 say, on their own; None: all"
+    )
+    block: Positive = Field(16, description="examples that are computed together; bits depend on it")
+
+    @property
+    def folder(self) -> str:
+        """The folder of this run's artifacts, or of its shard's, below that of all artifacts."""
+        return shard_folder(self._whole, self.shard)
+
+    def _shard_of(self, whole: str, kind: str) -> str:
+        return shard_folder(whole, self.shard) if self.shard and kind in sharded_kinds() else whole
 
 
 class Training(Stage):
@@ -196,7 +228,7 @@ class Training(Stage):
     device: Device = Field("auto", description="auto: cuda, else mps, else cpu")
 
 
-class Perturbation(Stage):
+class Perturbation(OfExamples):
     """Algorithm 1: components, masks, examples and the output function."""
 
     section: ClassVar[str] = "perturbation"
@@ -235,6 +267,16 @@ class Perturbation(Stage):
     batch_size: Batch = Field(25, description="masks a forward pass")
     device: Device = Field("auto", description="auto: cuda, else mps, else cpu")
 
+    @property
+    def n_asked(self) -> int:
+        """How many examples all shards have together."""
+        return self.n_examples if self.examples is None else len(self.examples)
+
+    @property
+    def rows(self) -> slice:
+        """Where those of this shard stand among them; see :func:`kanlib.shards.rows`."""
+        return shards.rows(self.shard, self.n_asked, self.block)
+
 
 class Recording(Stage):
     """Frozen responses: what is recorded of a network once, so that the rest needs neither it nor its data."""
@@ -268,7 +310,7 @@ SurrogateName = Literal["linear", "quadratic", "cubic", "trees", "mlp", "gaussia
 RemovalModel = Literal["leave_one_out", "pair_sums", "fourier", "proxyspex", "kernelshapiq", "spex"]
 
 
-class Surrogate(Stage):
+class Surrogate(OfExamples):
     """The component models fitted to the responses."""
 
     section: ClassVar[str] = "surrogate"
@@ -322,7 +364,7 @@ class Surrogate(Stage):
         return outside
 
 
-class Symbolic(Stage):
+class Symbolic(OfExamples):
     """Algorithm 2: closed forms, pruned and refitted."""
 
     section: ClassVar[str] = "symbolic"
@@ -338,7 +380,7 @@ class Symbolic(Stage):
     evaluations: Positive = Field(20_000, description="of expressions on an edge, by operon and pysr")
 
 
-class Interactions(Stage):
+class Interactions(OfExamples):
     """Algorithm 3: mixed partial derivatives of the closed form."""
 
     section: ClassVar[str] = "interactions"
@@ -543,8 +585,15 @@ class Guarantees(Stage):
 
 
 #: Section of a setup → its knobs. A notebook is called by a number and its section, ``02_surrogate``.
-STAGES = {stage.section: stage for stage in Stage.__subclasses__()}
-_COMMON = {"seed", "threads"}
+STAGES: dict[str, type[Stage]] = {
+    stage.section: stage
+    for stage in [*Stage.__subclasses__(), *OfExamples.__subclasses__()]
+    if stage is not OfExamples
+}
+#: Knobs that a setup has once for all of its stages.
+_COMMON = {"seed", "threads", "block"}
+#: They say where an artifact lies, not what it holds.
+_NOT_RECORDED = {"run", "shard"}
 
 
 def names() -> list[str]:
@@ -570,6 +619,22 @@ def of_notebook(notebook: str) -> type[Stage]:
             "section", section, STAGES, f"the stages of kanlib.setups, which notebook {notebook} asks for"
         )
     return STAGES[section]
+
+
+def shard_folder(run: str, shard: str | None) -> str:
+    """The folder of the artifacts of a run's shard, below that of all artifacts; ``None``: of all examples."""
+    return run if shard is None else f"{run}/shards/{shard}"
+
+
+@cache
+def sharded_kinds() -> frozenset[str]:
+    """The kinds of artifacts that shards have of their own: what notebooks save that take some of the examples."""
+    found = [
+        sources.artifacts(notebook)[1]
+        for notebook in sources.notebooks(store.NOTEBOOKS)
+        if issubclass(of_notebook(notebook.stem), OfExamples)
+    ]
+    return frozenset(kind for kinds in found for kind in kinds)
 
 
 def read(setup: str) -> dict[str, Any]:
@@ -602,7 +667,7 @@ def _check_sections(given: Mapping[str, Any], setup: str) -> None:
             raise BadInputError(
                 f"section {key} of setup {setup} is {shown(value)}, expected name: value lines; mend it."
             )
-        for name in ("setup", "run"):
+        for name in ("setup", *sorted(_NOT_RECORDED)):
             if name in value:
                 raise BadInputError(
                     f"{name} stands in section {key} of setup {setup}, expected in a notebook alone; remove it."
@@ -610,4 +675,5 @@ def _check_sections(given: Mapping[str, Any], setup: str) -> None:
 
 
 def _section(whole: Mapping[str, Any], stage: type[Stage]) -> dict[str, Any]:
-    return {key: whole[key] for key in _COMMON & whole.keys()} | whole.get(stage.section, {})
+    common = _COMMON & whole.keys() & stage.model_fields.keys()
+    return {key: whole[key] for key in common} | whole.get(stage.section, {})

@@ -151,8 +151,13 @@ def save(
         **more,
     }
     write_whole(target, formats.written(target.suffix, content, record))
-    write_whole(circumstances(target), json.dumps(_happened(), indent=1).encode())
+    note(target)
     return target
+
+
+def note(target: Path) -> None:
+    """Write the sidecar of an artifact: what merely happened while it was made."""
+    write_whole(circumstances(target), json.dumps(_happened(), indent=1).encode())
 
 
 def load(source: Path, kind: str | None = None) -> Artifact:

@@ -315,7 +315,7 @@ def beyond(schema, default=None):
 @pytest.mark.parametrize("stage", setups.STAGES.values(), ids=setups.STAGES)
 def test_every_knob_has_an_upper_bound_that_holds(folder, stage):
     for name, schema in stage.model_json_schema()["properties"].items():
-        if name in ("setup", "run") or schema.get("type") == "boolean" or "enum" in schema:
+        if name in ("setup", "run", "shard") or schema.get("type") == "boolean" or "enum" in schema:
             continue
         values = list(beyond(schema, getattr(stage(), name)))
         assert values, name
@@ -339,7 +339,7 @@ def test_a_whole_number_is_a_valid_real_one(folder):
 
 def test_a_setup_may_state_every_default(folder):
     whole = {
-        name: stage().model_dump(exclude={"setup", "run", "seed", "threads"})
+        name: stage().model_dump(exclude={"setup", "run", "shard", "seed", "threads"})
         for name, stage in setups.STAGES.items()
     }
     (folder / "full.yaml").write_text(yaml.safe_dump(whole), encoding="utf8")
@@ -384,7 +384,7 @@ def test_an_unknown_parameter_of_any_length_is_refused_in_a_short_sentence(folde
 
 @pytest.mark.parametrize("file", [*FILES, *EXAMPLES], ids=lambda file: file.stem)
 def test_the_setups_that_come_with_the_project_are_valid(file):
-    assert setups.read(str(file)).keys() <= {"seed", "threads", *setups.STAGES}
+    assert setups.read(str(file)).keys() <= {"seed", "threads", "block", *setups.STAGES}
 
 
 def test_in_a_live_notebook_the_check_can_run_again(folder):

@@ -41,7 +41,7 @@ def test_what_is_saved_is_loaded(tmp_path, kind, content):
     else:
         assert artifact.content == content
     written_hash = artifact.hash.encode()
-    blank = file.read_bytes().replace(written_hash, formats._BLANK.encode(), 1)
+    blank = file.read_bytes().replace(written_hash, formats.BLANK.encode(), 1)
     assert artifact.hash == hashlib.sha256(blank).hexdigest()
 
 

@@ -2,7 +2,7 @@
 
 Example: a linear surrogate, coefficients up to order 3 at σ = 0, and averaged over the masks::
 
-    predicted = SURROGATES["linear"](Surrogate()).fit(fit, validation).predict(test.masks)
+    predicted = fitted("linear", Surrogate(), fit, validation).predict(test.masks)
     index, at_rest = of_kan(kan, 3)          # subsets S, and L_S [E, n_S]; of_symbolic for one symbolic KAN
     level, errors = smoothed_of_surrogate(kan, 8, fit.scale, 3)
     averaged = bias_corrected(level, Batch(faithful), fit, 3)
@@ -48,7 +48,7 @@ from kanlib.attribution.pair_signs import pair_bounds, sign_holds_within
 from kanlib.attribution.pairs import Pairs
 from kanlib.attribution.regimes import Trials, budgeted, held_out, in_order, of_size
 from kanlib.attribution.screened import Screened
-from kanlib.attribution.surrogates import SURROGATES, Surrogate
+from kanlib.attribution.surrogates import SURROGATES, Surrogate, fitted
 
 __all__ = [
     "BASELINES",
@@ -72,6 +72,7 @@ __all__ = [
     "edit",
     "edit_by_pairs",
     "fidelity",
+    "fitted",
     "held_out",
     "in_order",
     "misclassified",

@@ -280,6 +280,42 @@ class Pykan:
         return self.kan(masks)
 
 
+@dataclass
+class Joined:
+    """Surrogates of one kind, of a block of examples each, as one of them all."""
+
+    parts: list[Any]
+
+    def predict(self, masks: Tensor) -> Tensor:
+        """``g(σ)``, ``[E, N]``."""
+        return torch.cat([part.predict(masks) for part in self.parts])
+
+    @property
+    def kan(self) -> KAN:
+        """The KANs, where these are KANs."""
+        return tree_map(lambda *parts: torch.cat(parts), *(part.kan for part in self.parts))
+
+    @property
+    def chosen(self) -> fitting.Fit | Tensor:
+        """What validation picked, where it did."""
+        return tree_map(lambda *parts: torch.cat(parts), *(part.chosen for part in self.parts))
+
+
+def fitted(name: str, knobs: Knobs, data: Split, validation: Split) -> Joined:
+    """The surrogate of that name, fitted to the blocks of examples one after the other.
+
+    So the bits of a fit do not depend on how many other blocks there are; see :mod:`kanlib.shards`.
+
+    Args:
+        name: a key of :data:`SURROGATES`.
+        knobs: what it is fitted with, and how many examples are a block.
+        data: masks and responses of E examples.
+        validation: others.
+    """
+    blocks = torch.arange(len(data.responses)).split(knobs.block)
+    return Joined([SURROGATES[name](knobs).fit(data.of(at), validation.of(at)) for at in blocks])
+
+
 #: Name → class, called with the ``surrogate`` section of a setup.
 SURROGATES: dict[str, Callable[[Knobs], Surrogate]] = {
     "linear": Linear,

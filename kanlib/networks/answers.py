@@ -200,7 +200,7 @@ class Live:
         device = machine.device(p.device)
         model, data = models.trained(self.made_from, device, p.setup)
         self.components = find(model, p.components)
-        self.positions = choose_examples(model, data, p)
+        self.positions = choose_examples(model, data, p)[p.rows]
         self.labels = data.test.labels[self.positions]
         self.label_names = [data.classes[k] for k in self.labels.tolist()]
         self.images: Tensor | None = data.test.read(self.positions)
@@ -217,7 +217,7 @@ class Live:
             p.precision,
         )
         self.adapted = self.probe.check()
-        self._max_order = min(p.derivative_order, len(self.components))
+        self._max_order, self._block = min(p.derivative_order, len(self.components)), p.block
 
     @cached_property
     def gate_error(self) -> float:
@@ -249,7 +249,8 @@ class Live:
 
     def local_derivatives(self) -> Tensor:
         """``∂_S f`` at σ = 0 up to the order that the knob says, ``[E, n_S]`` (fp64)."""
-        return self.probe.local_derivatives(self._max_order)
+        of_block = (self.probe.of(at) for at in torch.arange(len(self.labels)).split(self._block))
+        return torch.cat([probe.local_derivatives(self._max_order) for probe in of_block])
 
     def gradients(self, sigma: Tensor) -> Tensor:
         """``∂f/∂σ`` at masks ``[N, m]``, ``[E, N, m]``."""
@@ -276,7 +277,7 @@ class Frozen:
             raise BadInputError(
                 f"{asked}, but {len(kept)} were recorded; lower n_examples, or set source to live."
             )
-        self._examples = kept[: p.n_examples]
+        self._examples = kept[: p.n_examples][p.rows]
         self.components: list[str] = have["components"]
         self.positions = torch.tensor([have["examples"][name] for name in self._examples])
         self.labels = self._stacked("label")[:, 0]

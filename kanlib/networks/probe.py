@@ -61,7 +61,7 @@ class Probe:
         if said:
             object.__setattr__(self, "x", cast(self.x, torch.float32))
 
-    def of(self, examples: slice) -> "Probe":
+    def of(self, examples: slice | Tensor) -> "Probe":
         """The same of some of its examples."""
         return replace(self, x=self.x[examples], labels=self.labels[examples])
 

@@ -35,6 +35,11 @@ class Knobs(Protocol):
         ...
 
     @property
+    def block(self) -> int:
+        """Examples that are computed together."""
+        ...
+
+    @property
     def max_degree(self) -> int:
         """Highest degree of the library's polynomials."""
         ...

@@ -20,7 +20,6 @@ from kanlib.symbolic.refit import refitted
 from kanlib.symbolic.symbolic_kan import Batch, SymbolicKAN
 
 _REST = 10.0  # what derivatives at rest count against values, see kanlib.symbolic.edges.Rest
-_EXAMPLES_AT_ONCE = 16  # whose activations are held
 #: A node must be worth these shares of the variance of the output, one after the other.
 PRICES = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 # A point on the front is refitted this far; the one that is chosen, to the end.
@@ -105,7 +104,7 @@ def candidates(
         progress: whether a bar shows it.
     """
     out = []
-    for part in torch.arange(len(kan.bias)).split(_EXAMPLES_AT_ONCE):
+    for part in torch.arange(len(kan.bias)).split(knobs.block):
         of_part = kan.detached().to(torch.float64).select(part)
         out += _candidates(of_part, masks.double(), knobs, rest, max_length, progress)
     return out
@@ -129,7 +128,8 @@ def shorten(
 ) -> tuple[list[SymbolicKAN], list[list[Priced]]]:
     """The short symbolic KANs of E KANs: the knee of each example's front, refitted on all masks.
 
-    A refit moves derivatives at σ = 0, so candidates for it are found without regard to them.
+    In blocks of ``knobs.block`` examples, whose refits depend on each other to the last bits. A refit moves
+    derivatives at σ = 0, so candidates for it are found without regard to them.
 
     Args:
         kan: E fitted KANs, to whose validation Pearson each is held.
@@ -140,6 +140,18 @@ def shorten(
     Returns:
         E symbolic KANs, and the fronts that they were chosen from.
     """
+    short: list[SymbolicKAN] = []
+    fronts: list[list[Priced]] = []
+    for at in torch.arange(len(kan.bias)).split(knobs.block):
+        found = _shortened(kan.select(at), data.of(at), validation.of(at), knobs)
+        short += found[0]
+        fronts += found[1]
+    return short, fronts
+
+
+def _shortened(
+    kan: KAN, data: Split, validation: Split, knobs: Knobs
+) -> tuple[list[SymbolicKAN], list[list[Priced]]]:
     found = candidates(kan, data.masks, knobs, rest=0, max_length=knobs.max_length)
     fronts = front(found, data, validation, max_length=knobs.max_length)
     targets = pearson(kan(validation.masks), validation.responses).tolist()
