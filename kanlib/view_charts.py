@@ -77,7 +77,8 @@ def _bars(components: Sequence[tuple[str, float]]) -> str:
         long, y = 70 * abs(value) / reach, row * _ROW
         x = 180 - (long if value < 0 else 0)
         drawn.append(
-            f'<text x="100" y="{y + 14}" text-anchor="end" font-size="12" fill="{looks.TEXT}">{escape(name)}</text>'
+            f'<text x="100" y="{y + 14}" text-anchor="end" font-size="12" fill="{looks.TEXT}">'
+            f"{escape(name)}</text>"
             f'<rect x="{x:.1f}" y="{y + 4}" width="{long:.1f}" height="{_ROW - 8}" fill="{_colour(value)}">'
             f"<title>{escape(name)}: {value:+.3f}</title></rect>"
         )

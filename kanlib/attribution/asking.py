@@ -1,13 +1,14 @@
 """Which masks to ask about next: those that tell most about the coefficients of a Bayesian surrogate.
 
-The surrogate is ``g = Σ_S β_S χ_S`` over sets S of up to two players, ``χ_S = ∏_{j∈S} (2 w_j − 1)``, its coefficients
-``β ~ N(0, I)`` beforehand, answers with noise of variance ``ρ``. What is known of β then depends on which masks were
-asked, not on the answers, so that masks can be chosen before the network is asked at all.
+The surrogate is ``g = Σ_S β_S χ_S`` over sets S of up to two players, ``χ_S = ∏_{j∈S} (2 w_j − 1)``, its
+coefficients ``β ~ N(0, I)`` beforehand, answers with noise of variance ``ρ``. What is known of β then depends on
+which masks were asked, not on the answers, so that masks can be chosen before the network is asked at all.
 """
 
 import torch
 from torch import Tensor
 
+from kanlib.attribution.games import every_set
 from kanlib.errors import BadInputError
 from kanlib.masks import subsets
 
@@ -15,7 +16,7 @@ _NOISE = 0.1  # ρ
 
 
 def terms(weights: Tensor) -> Tensor:
-    """``χ_S`` of weights ``[N, m]``, the constant first, then singles and pairs: ``[N, 1 + m + m (m − 1) / 2]`` (fp64)."""
+    """``χ_S`` of weights ``[N, m]``, the constant, singles and pairs: ``[N, 1 + m + m (m − 1) / 2]`` (fp64)."""
     signs, m = 2 * weights.double() - 1, weights.shape[1]
     first, other = torch.triu_indices(m, m, 1)
     return torch.cat([torch.ones(len(signs), 1, dtype=torch.float64), signs, signs[:, first] * signs[:, other]], 1)
@@ -24,8 +25,8 @@ def terms(weights: Tensor) -> Tensor:
 def informative(pool: Tensor, n: int, noise: float = _NOISE) -> Tensor:
     """Places in ``pool`` of n weights ``[P, m]`` that are asked one after the other, ``[n]``.
 
-    Each is the one with the largest information about β, ``½ log(1 + x' Σ x / ρ)``, given those before it, Σ being the
-    covariance of β that they leave. None is asked twice.
+    Each is the one with the largest information about β, ``½ log(1 + x' Σ x / ρ)``, given those before it, Σ
+    being the covariance of β that they leave. None is asked twice.
 
     Args:
         pool: to choose from.
@@ -53,7 +54,7 @@ def informative(pool: Tensor, n: int, noise: float = _NOISE) -> Tensor:
 
 
 def expected(weights: Tensor, values: Tensor, noise: float = _NOISE) -> Tensor:
-    """The mean of β after answers ``values`` ``[N]`` to weights ``[N, m]``: ridge regression in units of their spread.
+    """The mean of β after answers ``[N]`` to weights ``[N, m]``: ridge regression in units of their spread.
 
     Args:
         weights: that were asked.
@@ -71,14 +72,26 @@ def expected(weights: Tensor, values: Tensor, noise: float = _NOISE) -> Tensor:
 
 def true_coefficients(table: Tensor) -> Tensor:
     """β of the values of all sets ``[2^m]``: ``mean(v χ_S)``, as the χ are orthogonal over them."""
-    m = len(table).bit_length() - 1
-    every = (torch.arange(2**m)[:, None] >> torch.arange(m) & 1).double()
-    return terms(every).T @ table / len(table)
+    return terms(every_set(len(table).bit_length() - 1)).T @ table / len(table)
 
 
 def coefficient_error(found: Tensor, true: Tensor) -> float:
     """Squared error of the coefficients of players and pairs, over their squared size."""
     return float((found[1:] - true[1:]).square().sum() / true[1:].square().sum())
+
+
+def trial(table: Tensor, n: int, pool: Tensor) -> tuple[float, float]:
+    """Errors of the coefficients by the n most informative of the sets in ``pool``, and by its first n.
+
+    Args:
+        table: values of all sets ``[2^m]``, by which the truth is known.
+        n: sets whose values are asked for.
+        pool: places of sets in the table, in a random order.
+    """
+    sets, true = every_set(len(table).bit_length() - 1), true_coefficients(table)
+    chosen = pool[informative(sets[pool], n)]
+    one, other = (coefficient_error(expected(sets[places], table[places]), true) for places in (chosen, pool[:n]))
+    return one, other
 
 
 def n_coefficients(m: int) -> int:

@@ -1,9 +1,9 @@
 """What training images are worth to one prediction, where the last layer is trained anew, exactly, without them.
 
-What the layers before hand on is fixed, ``h_i`` ``[d]`` of image i, and the last layer is a ridge regression of the
-classes on it, whose minimum has a closed form. So a network that never saw some images costs one solution of d linear
-equations, of many sets of images at a time, and weights between 0 and 1 are as good as sets: what a group of images
-is worth has derivatives, and the first one is the influence function.
+What the layers before hand on is fixed, ``h_i`` ``[d]`` of image i, and the last layer is a ridge regression of
+the classes on it, whose minimum has a closed form. So a network that never saw some images costs one solution of
+d linear equations, of many sets of images at a time, and weights between 0 and 1 are as good as sets: what a
+group of images is worth has derivatives, and the first one is the influence function.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,9 @@ def grouped(n: int, groups: int, seed: int) -> Tensor:
         BadInputError: there are fewer images than groups, or no group.
     """
     if not 1 <= groups <= n:
-        raise BadInputError(f"{groups} groups of {n} training images were asked for, expected 1 to {n}; set groups.")
+        raise BadInputError(
+            f"{groups} groups of {n} training images were asked for, expected 1 to {n}; set groups."
+        )
     return (torch.arange(n) % groups)[torch.randperm(n, generator=generator(seed, "groups"))]
 
 
@@ -48,7 +50,9 @@ class Retrained:
     moments: Tensor
 
     @classmethod
-    def of(cls, features: Tensor, labels: Tensor, groups: Tensor, n_classes: int, ridge: float = 1e-3) -> "Retrained":
+    def of(
+        cls, features: Tensor, labels: Tensor, groups: Tensor, n_classes: int, ridge: float = 0.01
+    ) -> "Retrained":
         """From what the last layer is given ``[n, d]``, a constant not among it.
 
         Args:
@@ -65,15 +69,16 @@ class Retrained:
             raise BadInputError(
                 f"ridge is {ridge:g}, expected above 0, as a layer without images has no other minimum; raise it."
             )
-        if len({len(features), len(labels), len(groups)}) > 1 or not 0 <= int(labels.min()) <= labels.max() < n_classes:
+        alike = len(features) == len(labels) == len(groups)
+        if not alike or int(labels.min()) < 0 or int(labels.max()) >= n_classes:
             raise BadInputError(
-                f"{len(features)} features, {len(labels)} labels and {len(groups)} groups were given for {n_classes} "
-                "classes, expected one of each an image, and labels below the classes; correct them."
+                f"{len(features)} features, {len(labels)} labels and {len(groups)} groups were given for "
+                f"{n_classes} classes, expected one of each an image, and labels below the classes; correct them."
             )
         h = F.pad(features.double(), (0, 1), value=1.0)
         t = F.one_hot(labels, n_classes).double() - 1 / n_classes
         n_groups = int(groups.max()) + 1
-        room_for(8 * n_groups * h.shape[1] ** 2, f"{n_groups} groups of {h.shape[1]} features", "take fewer groups")
+        room_for(8 * n_groups * h.shape[1] ** 2, f"{n_groups} groups of {h.shape[1]} features", "take fewer")
         members = F.one_hot(groups, n_groups).double()
         gram = torch.stack([(h * member[:, None]).T @ h for member in members.T])
         moments = torch.einsum("ng,nd,nk->gdk", members, h, t)
@@ -92,8 +97,8 @@ class Retrained:
     def second(self, query: Tensor, slope: Tensor, weights: Tensor) -> Tensor:
         """Second derivatives of ``c · logits`` in the weights of groups, ``[N, G, G]``.
 
-        ``H_gh = −(u_g' A⁻¹ r_h + u_h' A⁻¹ r_g)`` with ``u_g = G_g A⁻¹ q`` and ``r_g = (b_g − G_g W) c``, G and b being
-        Gram matrices and moments: the influence of one group changes where another one weighs less.
+        ``H_gh = −(u_g' A⁻¹ r_h + u_h' A⁻¹ r_g)`` with ``u_g = G_g A⁻¹ q`` and ``r_g = (b_g − G_g W) c``, G and b
+        being Gram matrices and moments: the influence of one group changes where another one weighs less.
 
         Args:
             query: features q ``[d]``.
@@ -139,8 +144,8 @@ class Retrained:
 def tracin(features: Tensor, errors: Tensor, query: Tensor, slope: Tensor) -> Tensor:
     """By how much a step on each training image's loss moves an output, by gradients of the last layer, ``[n]``.
 
-    ``−∇_W f · ∇_W ℓ_i = (c · (y_i − p_i)) (q · h_i)``, both with a 1 for the constant: TracIn at one checkpoint, with a
-    rate of 1. Source: Pruthi et al. (2020), section 3.2.
+    ``−∇_W f · ∇_W ℓ_i = (c · (y_i − p_i)) (q · h_i)``, both with a 1 for the constant: TracIn at one checkpoint,
+    with a rate of 1. Source: Pruthi et al. (2020), section 3.2.
 
     Args:
         features: ``h`` ``[n, d]`` of the training images.

@@ -1,9 +1,9 @@
 """Games: a value of players who take part with a weight, and what each of them and each pair is worth to it.
 
-A *game* is a function v of weights ``w`` ``[m]``: 1 leaves a player as it is, 0 takes it away, and what lies between
-is there in part. On sets of players (weights of 0 and 1) it has the values of cooperative game theory; between, it
-has derivatives, see :mod:`kanlib.attribution.inputs`. What the players are, patches, groups of training images or
-components, and whether there is a network, is not known here.
+A *game* is a function v of weights ``w`` ``[m]``: 1 leaves a player as it is, 0 takes it away, and what lies
+between is there in part. On sets of players (weights of 0 and 1) it has the values of cooperative game theory;
+between, it has derivatives, see :mod:`kanlib.attribution.inputs`. What the players are, patches, groups of
+training images or components, and whether there is a network, is not known here.
 """
 
 from collections.abc import Callable, Sequence
@@ -51,6 +51,11 @@ class Game:
     def m(self) -> int:
         """How many players there are."""
         return len(self.players)
+
+    @property
+    def countable(self) -> bool:
+        """Whether all ``2^m`` sets of players can be asked about: there are 16 players at most."""
+        return self.m <= MOST
 
     @torch.no_grad()
     def __call__(self, weights: Tensor) -> Tensor:
@@ -108,7 +113,7 @@ class Game:
         Raises:
             BadInputError: there are more than 16 players.
         """
-        if self.m > MOST:
+        if not self.countable:
             raise BadInputError(
                 f"all sets of {self.m} players are 2^{self.m}, expected at most {MOST} players; estimate with "
                 "a budget of values instead."
@@ -161,7 +166,7 @@ def worth(game: Game, index: Index, *, budget: int = 2000, seed: int = 0, table:
         BadInputError: shapiq is not there, or the budget is too low for its estimator.
     """
     shapiq, (name, order, estimator), m = _shapiq(), _SHAPIQ[index], game.m
-    if m <= MOST:
+    if game.countable:
         known = (game.table() if table is None else table).numpy()
         place = 2 ** np.arange(m)
         # Less what nobody is worth, as by definition the empty set is worth 0 to its authors.

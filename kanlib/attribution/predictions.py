@@ -58,8 +58,8 @@ class Prediction:
 def prediction(p: Views, model: nn.Module, data: Images, n_train: int | None = None) -> Prediction:
     """The prediction of image ``p.image`` of the test split, as games of its three kinds of players.
 
-    A patch that is gone is as dark as the darkest pixel of the image, in each channel. A component that is gone adds
-    nothing. A group of training images that is gone was never seen by the last layer.
+    A patch that is gone is as dark as the darkest pixel of the image, in each channel. A component that is gone
+    adds nothing. A group of training images that is gone was never seen by the last layer.
 
     Args:
         p: the knobs.
@@ -104,8 +104,8 @@ def prediction(p: Views, model: nn.Module, data: Images, n_train: int | None = N
 def _remembered(p: Views, model: nn.Module, lead: Lead, data: Images, n_train: int | None) -> Remembered:
     if data.train is None:
         raise BadInputError(
-            "the data have no training images, expected some for the view of data; it is left out, or take data that "
-            "have them."
+            "the data have no training images, expected some for the view of data, which is left out; take data "
+            "that have them."
         )
     n = len(data.train) if n_train is None else min(n_train, len(data.train))
     features, logits = before_last(model, data.train, torch.arange(n))

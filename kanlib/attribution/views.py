@@ -1,4 +1,4 @@
-"""Three techniques, each a line of rows for any game: perturbation, gradients, and functions fitted to the answers.
+"""Three techniques, rows of a table for any game: perturbation, gradients, and functions fitted to the answers.
 
 A row is called the same for features, data and components; features know its single values as occlusion, LIME and
 integrated gradients, data as retraining, datamodels and influence, components as ablation, COAR and conductance of
@@ -15,7 +15,7 @@ from kanlib import metrics
 from kanlib.attribution import inputs
 from kanlib.attribution.coar import Coar
 from kanlib.attribution.coefficients import of_kan, pair_matrix
-from kanlib.attribution.games import MOST, Game, leave_one_out, worth
+from kanlib.attribution.games import Game, Index, leave_one_out, worth
 from kanlib.attribution.surrogates import Kan, Linear
 from kanlib.errors import BadInputError
 from kanlib.machine import generator
@@ -34,7 +34,8 @@ ROWS = {
     "mixed partials, pairs": "gradients",
     "Integrated Hessians, pairs": "gradients",
     "TracIn": "gradients",
-    "linear": "fitted functions",
+    "linear, on sets": "fitted functions",
+    "linear, on weights": "fitted functions",
     "KAN": "fitted functions",
     "KAN, pairs": "fitted functions",
 }
@@ -62,10 +63,11 @@ def by_perturbation(game: Game, p: Views, table: Tensor | None = None) -> dict[s
         p: the knobs.
         table: values of all sets, where they are at hand.
     """
-    if table is None and game.m <= MOST:
+    if table is None and game.countable:
         table = game.table()
+    singles: dict[str, Index] = {"Shapley": "shapley", "Banzhaf": "banzhaf"}
     rows = {"leave one out": Cell(leave_one_out(game), "exact")}
-    for row, index in (("Shapley", "shapley"), ("Banzhaf", "banzhaf")):
+    for row, index in singles.items():
         found = worth(game, index, budget=p.budget, seed=p.seed, table=table)
         rows[row] = Cell(found.singles, found.method)
     pairs = worth(game, "shapley_taylor", budget=p.pair_budget, seed=p.seed, table=table)
@@ -100,29 +102,29 @@ def by_gradients(game: Game, p: Views, smooth: Game | None = None) -> dict[str, 
 def by_fits(game: Game, p: Views) -> dict[str, Cell]:
     """A function is fitted to answers: a linear one to removals, a KAN to weights from 0 to 2.
 
-    The linear one is what LIME, datamodels and COAR fit, here without their weights of masks; of the KAN the rows are
-    its derivatives where all are there. Note and score of the KAN say how a linear function does on the same masks.
+    The linear one is what LIME, datamodels and COAR fit, here without their weights of masks; of the KAN the rows
+    are its derivatives where all are there; a linear function on the same weights stands beside it.
     """
     removed, scaled = splits(game, p, scaled=False), splits(game, p, scaled=True)
-    linear = Coar().fit(*removed[:2])
+    linear = Coar().fit(removed[0], removed[1])
     knobs = Surrogate(hidden=p.hidden, grid=p.grid, steps=p.steps, restarts=1, seed=p.seed, threads=p.threads)
-    kan, peer = Kan(knobs).fit(*scaled[:2]), Linear(knobs).fit(*scaled[:2])
+    kan, peer = Kan(knobs).fit(scaled[0], scaled[1]), Linear(knobs).fit(scaled[0], scaled[1])
     index, values = of_kan(kan.kan, min(2, game.m))
     score, of_peer = (
         float(metrics.pearson(one.predict(scaled[2].masks), scaled[2].responses)[0]) for one in (kan, peer)
     )
-    note = f"r = {score:.3f}, linear {of_peer:.3f}"
-    first = Cell(values[0, : game.m], note, score)
+    first = Cell(values[0, : game.m], f"r = {score:.3f}", score)
     of_linear = float(metrics.pearson(linear.predict(removed[2].masks), removed[2].responses)[0])
     return {
-        "linear": Cell(linear.weights[0], f"r = {of_linear:.3f}", of_linear),
+        "linear, on sets": Cell(linear.weights[0], f"r = {of_linear:.3f}", of_linear),
+        "linear, on weights": Cell(torch.from_numpy(peer.model.coef_[0]), f"r = {of_peer:.3f}", of_peer),
         "KAN": first,
         "KAN, pairs": first._replace(values=pair_matrix(index, values[0], game.m)),
     }
 
 
 def splits(game: Game, p: Views, *, scaled: bool) -> list[Split]:
-    """Masks and answers to fit, to choose and to score by, of a game: removals of half of the players, or scaled ones.
+    """Masks and answers to fit, to choose and to score by: removals of half of the players, or scaled ones.
 
     Scaled masks are σ uniform from −1 to 1, so that weights go from 0 to 2.
     """
@@ -133,8 +135,8 @@ def splits(game: Game, p: Views, *, scaled: bool) -> list[Split]:
         answers = (game(1 + masks) - rest)[None].float()
         if float(answers.std()) == 0:
             raise BadInputError(
-                f"the value of the game of {game.m} players does not move with them, expected one that does; choose "
-                "another image or other components."
+                f"the value of the game of {game.m} players does not move with them, expected one that does; "
+                "choose another image or other components."
             )
         found.append(Split(masks, answers, 3**-0.5))
     return found
@@ -146,8 +148,7 @@ def agreement(cells: Mapping[str, Cell], *, pairs: bool = False) -> tuple[list[s
     first = cells[rows[0]].values if rows else None
     m = 0 if first is None else len(first)
     upper = tuple(torch.triu_indices(m, m, 1))
-    flat = [cell.values[upper] if pairs else cell.values for row in rows if (cell := cells[row]).values is not None]
-    stacked = torch.stack(flat)
-    k = len(rows)
+    known = [values for row in rows if (values := cells[row].values) is not None]
+    stacked, k = torch.stack([values[upper] if pairs else values for values in known]), len(rows)
     found = metrics.spearman(stacked.repeat_interleave(k, 0), stacked.repeat(k, 1))
     return rows, found.view(k, k)

@@ -1,7 +1,7 @@
-"""A network's output as a function of players' weights: patches of an image, components, and its last layer's inputs.
+"""A network's output as a function of players' weights, patches or components, and what its last layer is given.
 
-Each function of weights ``w`` ``[N, m]`` answers ``[N]`` and can be differentiated; a weight of 1 leaves a player as
-it is, 0 takes it away. What is done with such functions does not know that there is a network.
+Each function of weights ``w`` ``[N, m]`` answers ``[N]`` and can be differentiated; a weight of 1 leaves a player
+as it is, 0 takes it away. What is done with such functions does not know that there is a network.
 """
 
 from collections.abc import Callable, Sequence
@@ -81,8 +81,8 @@ def of_patches(probe: Probe, side: int, baseline: Tensor) -> Value:
     x = probe.x[:1]
     if x.ndim != 4 or not 1 <= side <= min(x.shape[-2:]):
         raise BadInputError(
-            f"{side} patches a side were asked of examples of shape {list(x.shape[1:])}, expected images of at least "
-            "as many pixels a side; lower side, or take images."
+            f"{side} patches a side were asked of examples of shape {list(x.shape[1:])}, expected images of at "
+            "least as many pixels a side; lower side, or take images."
         )
     empty = baseline.to(x).expand_as(x)
 
@@ -109,8 +109,8 @@ def of_gates(probe: Probe) -> Value:
 def smooth(model: nn.Module, sharpness: float = 10.0) -> nn.Module:
     """A copy with ``log(1 + exp(β x)) / β`` in place of every ReLU module, which can be differentiated twice.
 
-    A network of ReLUs is piecewise linear in its input, so that its second derivatives there are 0. Source: Janizek,
-    Sturmfels and Lee (2021), section 4.
+    A network of ReLUs is piecewise linear in its input, so that its second derivatives there are 0. Source:
+    Janizek, Sturmfels and Lee (2021), section 4.
 
     Args:
         model: with ReLU as modules; functions of torch stay.
@@ -178,41 +178,6 @@ def before_last(
             "leave the view of data out."
         )
     return features, logits
-
-
-def block_outputs(model: nn.Module, names: list[str], x: Tensor, *, slopes: bool = False) -> list[Tensor]:
-    """What modules put out for images x, mean over pixels, ``[B, channels]`` each.
-
-    With ``slopes`` the mean over pixels of ``∂ log p / ∂y`` instead, p the probability of the likeliest class: the
-    gradients of which GAIA looks for abnormal ones (Chen et al., 2023).
-
-    Raises:
-        BadInputError: a module puts out no tensor ``[B, channels, …]``, or does not run.
-    """
-    seen: dict[str, Tensor] = {}
-
-    def keep(name: str, y: Tensor) -> Tensor:
-        # What no parameter leads to asks for no gradient by itself.
-        seen[name] = y.clone().requires_grad_(True) if not y.requires_grad else y.clone()
-        return seen[name].clone()
-
-    handles = [
-        model.get_submodule(name).register_forward_hook(lambda _, __, y, name=name: keep(name, y)) for name in names
-    ]
-    try:
-        with torch.set_grad_enabled(slopes):
-            logits = logits_of(answered(model, x, len(x)), len(x))
-            if slopes:
-                likely = F.log_softmax(logits, 1).amax(1).sum()
-                found = list(torch.autograd.grad(likely, [seen[name] for name in names]))
-            else:
-                found = [seen[name].detach() for name in names]
-    except KeyError as error:
-        raise BadInputError(f"module {error.args[0]} does not run in a forward pass; leave it out.") from None
-    finally:
-        for handle in handles:
-            handle.remove()
-    return [y.flatten(2).mean(2).double().cpu() if y.ndim > 2 else y.double().cpu() for y in found]
 
 
 def _read(probe: Probe, output: object, rows: int) -> Tensor:
