@@ -584,6 +584,37 @@ class Guarantees(Stage):
     regions: Few = Field(4, description="of masks by their length, each with a radius of its own")
 
 
+class Views(Stage):
+    """One prediction by what its patches, its training images and its components are worth to it."""
+
+    section: ClassVar[str] = "views"
+    asked_for: ClassVar[bool] = True
+
+    image: Count = Field(0, description="the image that is explained, a position in the test split")
+    components: list[Pattern] = Field(
+        ["layer*.*"], min_length=1, max_length=10_000, description="patterns over module names, one * a level"
+    )
+    side: int = Field(4, ge=1, le=64, description="patches along each side of the image")
+    groups: Size = Field(60, description="groups of training images")
+    ridge: float = Field(0.01, gt=0, le=1e6, description="of the last layer's regression, a share of its features")
+    path_steps: Positive = Field(2000, description="of integrated gradients")
+    hessian_steps: Positive = Field(200, description="of Integrated Hessians")
+    budget: Positive = Field(4000, description="values for estimates of single players, where they are above 16")
+    pair_budget: Positive = Field(15000, description="values for estimates of pairs, where players are above 16")
+    n_fit: Positive = Field(4000, description="masks that functions are fitted on")
+    n_validation: Positive = Field(500, description="masks that choose what they leave open")
+    n_test: Positive = Field(500, description="masks that score them")
+    hidden: list[Size] = Field([8], max_length=8, description="nodes of the KAN's hidden layers")
+    grid: Size = Field(4, description="intervals of each edge's spline")
+    steps: Positive = Field(1200, description="minibatch steps of the KAN")
+    asked: float = Field(1.5, gt=0, le=100, description="masks a coefficient, where they are chosen one by one")
+    n_draws: Few = Field(50, description="draws of as many random masks beside them")
+    n_regions: Few = Field(4, description="regions of sets of components, in which leave one out is averaged")
+    n_judged: Positive = Field(360, description="test images for what looks at more than one, at most")
+    batch_size: Batch = Field(64, description="weights a forward pass")
+    device: Device = Field("auto", description="auto: cuda, else mps, else cpu")
+
+
 #: Section of a setup → its knobs. A notebook is called by a number and its section, ``02_surrogate``.
 STAGES: dict[str, type[Stage]] = {
     stage.section: stage

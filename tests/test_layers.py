@@ -7,7 +7,7 @@ import pytest
 
 from kanlib import sources
 
-TOP = {"charts", "coefficient_charts", "explaining", "explanation", "looks", "mixer"}
+TOP = {"charts", "coefficient_charts", "view_charts", "explaining", "explanation", "looks", "mixer"}
 WINGS = {"networks", "kan", "symbolic", "attribution", "sae"}
 #: Floor → what its modules may import.
 MAY = {

@@ -419,7 +419,8 @@ def test_a_recording_takes_the_place_of_the_network(project):
         "scales": [],
     }
     setup = default | {"recording": sizes | few | {"n_ablation": 0, "max_order": 2, "batch_size": 25}}
-    for section in ("components", "editing"):  # Without a recording of its own such a chapter trains the network.
+    # Without a recording of its own such a chapter trains the network.
+    for section in ("components", "editing", "views"):
         del setup[section]
     file = project / "notebooks/setups/recorded.yaml"
     file.write_text(yaml.safe_dump(setup), encoding="utf8")

@@ -40,6 +40,7 @@ FAMILIES = {
         "front": "The formula on the front page",
         "gating": "Gates",
         "bounds": "Guarantees",
+        "views": "Three views of one prediction",
     },
     "software": {
         "book": "The book",

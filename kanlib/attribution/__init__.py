@@ -18,8 +18,15 @@ Example: the fewest components whose removal changes a class, by the closed form
 
     smallest_flips(faithful, clean).masks    # proved smallest; clean are the margins of the intact network
     Radii.of(test.responses - Batch(faithful)(test.masks), test.masks).over(-end, end)
+
+Example: patches, training images and components of one prediction, each as the players of a game::
+
+    what = prediction(Views(), model, data)
+    by_perturbation(what.games["data"], Views())["Shapley"].values    # what groups of training images are worth
+    Game(value, players).hessians(weights)       # of any differentiable value of weights [N, m]
 """
 
+from kanlib.attribution.asking import informative, n_coefficients, trial
 from kanlib.attribution.averages import bias_corrected, smoothed, smoothed_of_network, smoothed_of_surrogate
 from kanlib.attribution.baselines import BASELINES
 from kanlib.attribution.certainty import certainty_table, fidelity, resampled, significance
@@ -33,6 +40,7 @@ from kanlib.attribution.coefficients import (
     similarity_order,
 )
 from kanlib.attribution.conformal import Radii
+from kanlib.attribution.data import Retrained, grouped, per_group, tracin
 from kanlib.attribution.editing import (
     Edit,
     edit,
@@ -44,38 +52,61 @@ from kanlib.attribution.editing import (
 )
 from kanlib.attribution.editors import METHODS, Editor, Unit, best
 from kanlib.attribution.flips import Flips, smallest_flips, steady_within
+from kanlib.attribution.games import Game, by_definition, deletion, every_set, leave_one_out, pointwise, worth
+from kanlib.attribution.inputs import along, integrated_hessians
 from kanlib.attribution.pair_signs import pair_bounds, sign_holds_within
 from kanlib.attribution.pairs import Pairs
+from kanlib.attribution.predictions import prediction
 from kanlib.attribution.regimes import Trials, budgeted, held_out, in_order, of_size
+from kanlib.attribution.regions import Regions, regions
 from kanlib.attribution.screened import Screened
 from kanlib.attribution.surrogates import SURROGATES, Surrogate, fitted
+from kanlib.attribution.views import ROWS, Cell, agreement, by_fits, by_gradients, by_perturbation
 
 __all__ = [
     "BASELINES",
     "METHODS",
+    "ROWS",
     "SURROGATES",
+    "Cell",
     "Coar",
     "Edit",
     "Editor",
     "Flips",
+    "Game",
     "Pairs",
     "Radii",
+    "Regions",
+    "Retrained",
     "Screened",
     "Surrogate",
     "Trials",
     "Unit",
+    "agreement",
+    "along",
     "best",
     "bias_corrected",
     "budgeted",
+    "by_definition",
+    "by_fits",
+    "by_gradients",
+    "by_perturbation",
     "certainty_table",
+    "deletion",
     "derivative_errors",
     "edit",
     "edit_by_pairs",
+    "every_set",
     "fidelity",
     "fitted",
+    "grouped",
     "held_out",
     "in_order",
+    "informative",
+    "integrated_hessians",
+    "leave_one_out",
     "misclassified",
+    "n_coefficients",
     "of_class",
     "of_expression",
     "of_kan",
@@ -84,6 +115,10 @@ __all__ = [
     "of_symbolic",
     "pair_bounds",
     "pair_matrix",
+    "per_group",
+    "pointwise",
+    "prediction",
+    "regions",
     "resampled",
     "scores",
     "screen",
@@ -96,4 +131,7 @@ __all__ = [
     "smoothed_of_surrogate",
     "spanned",
     "steady_within",
+    "tracin",
+    "trial",
+    "worth",
 ]

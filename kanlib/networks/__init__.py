@@ -13,6 +13,7 @@ Example: the responses of two images to a hundred masks over the residual blocks
 """
 
 from kanlib.networks.answers import Answers, Frozen, Live, compared, network
+from kanlib.networks.blocks import abnormality, block_outputs, likelihood, strangers
 from kanlib.networks.components import find, gated
 from kanlib.networks.edited import accuracy, effects, halves, margins, masks_for
 from kanlib.networks.examples import choose_examples
@@ -30,14 +31,17 @@ __all__ = [
     "Probe",
     "Prompted",
     "Removals",
+    "abnormality",
     "accuracy",
     "beyond_the_sum",
+    "block_outputs",
     "choose_examples",
     "compared",
     "effects",
     "find",
     "gated",
     "halves",
+    "likelihood",
     "load",
     "margins",
     "masks_for",
@@ -47,6 +51,7 @@ __all__ = [
     "predict",
     "prompted",
     "removed",
+    "strangers",
     "train",
     "trained",
     "with_bands",

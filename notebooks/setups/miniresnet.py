@@ -1,6 +1,7 @@
 """The small residual network of COAR's authors: a stem and four blocks, none of which shrinks the image.
 
 Source: Shah, Ilyas and Madry (2024), whose code trains it on CIFAR-10 with 256 filters a convolution, 2,304 in all.
+A deeper one has eight blocks, for images of half that side.
 """
 
 from torch import Tensor, nn
@@ -25,15 +26,17 @@ class Block(nn.Module):
 
 
 class MiniResNet(nn.Module):
-    """Logits ``[B, n_classes]`` of images ``[B, 3, 32, 32]``; ``9 · width`` filters."""
+    """Logits ``[B, n_classes]`` of images ``[B, 3, 4 · pool, 4 · pool]``; ``(1 + 2 · blocks) · width`` filters."""
 
-    def __init__(self, width: int, n_classes: int):
+    def __init__(
+        self, width: int, n_classes: int, blocks: int = 4, pool: int = 8
+    ):
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU()
-        self.blocks = nn.Sequential(*(Block(width) for _ in range(4)))
-        self.pool = nn.AvgPool2d(8)
+        self.blocks = nn.Sequential(*(Block(width) for _ in range(blocks)))
+        self.pool = nn.AvgPool2d(pool)
         self.fc = nn.Linear(4 * 4 * width, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -48,6 +51,11 @@ class MiniResNet(nn.Module):
 def width_8(n_classes: int) -> nn.Module:
     """72 filters."""
     return MiniResNet(8, n_classes)
+
+
+def eight_blocks(n_classes: int) -> nn.Module:
+    """Eight blocks of 8 filters a convolution, for images of 16 × 16 pixels."""
+    return MiniResNet(8, n_classes, blocks=8, pool=4)
 
 
 def width_16(n_classes: int) -> nn.Module:
