@@ -59,9 +59,7 @@ def test_cues_mislead_in_the_share_that_is_asked_for_and_never_by_chance_say_the
 
 
 def test_bands_that_do_not_fit_are_refused():
-    with pytest.raises(
-        BadInputError, match=r"bands of 2 pixels at 4 places need images 8 pixels wide, got 6"
-    ):
+    with pytest.raises(BadInputError, match=r"bands of 2 pixels at 4 places need images 8 pixels wide, got 6"):
         with_bands(X, torch.full((12,), 3), COLOUR, 2)
 
 
