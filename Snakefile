@@ -71,8 +71,10 @@ def knobs(notebook, setup):
 
 
 def threads(notebook):
-    if notebook not in SHARDED:
-        return workflow.cores or 1
+    """A whole notebook has all cores; shards run side by side, each with the threads that its bits depend on."""
+    # A cluster has no number of cores.
+    if notebook not in SHARDED and (cores := workflow.resource_settings.cores):
+        return cores
     return lambda wildcards: setups.of_notebook(notebook).from_setup(wildcards.setup).threads
 
 
@@ -153,7 +155,6 @@ for notebook, template in NOTEBOOKS.items():
         params:
             knobs=lambda wildcards, notebook=notebook: knobs(notebook, wildcards.setup),
             shard=lambda wildcards: wildcards.get("shard", ""),
-        # Shards run side by side, each with the threads that its bits depend on; a whole notebook has all cores.
         threads: threads(notebook)
         message:
             "{wildcards.setup}: " + notebook + (", examples {wildcards.shard}" if notebook in SHARDED else "")
@@ -196,6 +197,7 @@ for notebook in SHARDED:
             ),
         output:
             f"book/setups/{{setup}}/{notebook}.ipynb",
+        localrule: True
         message:
             "{wildcards.setup}: the page of its first shard"
         shell:

@@ -15,6 +15,7 @@ from kanlib.errors import BadInputError, shown
 from kanlib.masks import Split, pair_grid, removals, subsets
 from kanlib.networks import images, models
 from kanlib.networks.components import find
+from kanlib.networks.earlier import Earlier
 from kanlib.networks.examples import choose_examples
 from kanlib.networks.outputs import centred
 from kanlib.networks.probe import Probe
@@ -184,6 +185,8 @@ def _at_hand(setup: str, positions: Tensor) -> Tensor | None:
 class Live:
     """The classifier of 00_training and the examples that ``p`` asks for; see :class:`Answers`.
 
+    What an earlier run of 01_perturbation left is not asked again, see :class:`kanlib.networks.earlier.Earlier`.
+
     Attributes:
         probe: what is asked.
 
@@ -217,6 +220,7 @@ class Live:
             p.precision,
         )
         self.adapted = self.probe.check()
+        self._earlier = Earlier.of(p, self.made_from, self.components, self.positions)
         self._max_order, self._block = min(p.derivative_order, len(self.components)), p.block
 
     @cached_property
@@ -226,6 +230,8 @@ class Live:
 
     def responses(self, split: str, sigma: Tensor, examples: slice = _ALL) -> tuple[Tensor, Tensor]:
         """Responses ``[E, N]`` to masks ``[N, m]``, which ``split`` names, and clean outputs ``[E]``."""
+        if examples == _ALL:
+            return self._earlier.responses(self.probe, split, sigma)
         return self.probe.of(examples).responses(sigma, split)
 
     def removals(self) -> Split:
@@ -249,12 +255,11 @@ class Live:
 
     def local_derivatives(self) -> Tensor:
         """``∂_S f`` at σ = 0 up to the order that the knob says, ``[E, n_S]`` (fp64)."""
-        of_block = (self.probe.of(at) for at in torch.arange(len(self.labels)).split(self._block))
-        return torch.cat([probe.local_derivatives(self._max_order) for probe in of_block])
+        return self._earlier.local(self.probe, self._block, lambda probe: probe.local_derivatives(self._max_order))
 
     def gradients(self, sigma: Tensor) -> Tensor:
         """``∂f/∂σ`` at masks ``[N, m]``, ``[E, N, m]``."""
-        return self.probe.gradients(sigma)
+        return self._earlier.gradients(self.probe, sigma)
 
 
 class Frozen:
