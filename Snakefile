@@ -26,7 +26,7 @@ PENDING = {name for name in FROZEN if not answers.path(name).exists()}
 # Chapters of those setups alone whose file has their section. Each can do with a recording of its own.
 ASKED_FOR = {name: setups.of_notebook(name) for name in NOTEBOOKS if setups.of_notebook(name).asked_for}
 # Into how many shards examples are split, of the notebooks that treat each example alike.
-N_SHARDS = int(config.get("shards", 1))
+N_SHARDS = int(config.setdefault("shards", 1))
 SHARDED = [name for name in NOTEBOOKS if N_SHARDS > 1 and issubclass(setups.of_notebook(name), setups.OfExamples)]
 NOT_SOURCES = {"setups", "__pycache__", ".ipynb_checkpoints"}
 
@@ -161,7 +161,7 @@ for notebook, template in NOTEBOOKS.items():
         # The notebook's progress bars go straight through. ipykernel warns that its sockets, which are local, are
         # not encrypted.
         shell:
-            "python -m book.execute {input.template:q} {output.notebook:q} {wildcards.setup:q} {params.shard}"
+            "python -m book.execute {input.template:q} {output.notebook:q} {wildcards.setup:q} {config[shards]} {params.shard}"
             " 3>&2 2> >(grep -v IPKernelApp >&2)"
 
 

@@ -1,7 +1,7 @@
 """One chapter of the book: a notebook that papermill executes for a setup, or one sentence that says why not.
 
-``python -m book.execute <notebook> <target> <setup> [<shard>]``; progress bars go to file descriptor 3 where there
-is one.
+``python -m book.execute <notebook> <target> <setup> [<number of shards> <shard>]``; progress bars go to file
+descriptor 3 where there is one.
 """
 
 import errno
@@ -17,6 +17,7 @@ import papermill
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
+from book.remaining import remaining
 from kanlib import machine, setups, store
 from kanlib.errors import BadInputError, spoken
 from kanlib.files import write_whole
@@ -31,6 +32,7 @@ def execute(notebook: Path, target: Path, parameters: dict[str, str], progress: 
         BadInputError: the notebook ended with one, memory or disk were not enough, or its kernel was ended.
         PapermillExecutionError: it ended with another error, which is ours.
     """
+    of_shard = f"shard {parameters['shard']} of {parameters['setup']}: " if "shard" in parameters else ""
     try:
         done = papermill.execute_notebook(
             str(notebook),
@@ -42,12 +44,12 @@ def execute(notebook: Path, target: Path, parameters: dict[str, str], progress: 
         )
     except DeadKernelError as error:
         raise BadInputError(
-            f"{notebook.stem} was ended from outside, most likely for want of memory (there are "
+            f"{of_shard}{notebook.stem} was ended from outside, most likely for want of memory (there are "
             f"{machine.size(machine.memory())}); {_LOWER}."
         ) from error
     except PapermillExecutionError as error:
         if sentence := _sentence(notebook.stem, error):
-            raise BadInputError(sentence) from error
+            raise BadInputError(of_shard + sentence) from error
         raise
     write_whole(target, nbformat.writes(done).encode())
 
@@ -73,11 +75,13 @@ def _sentence(name: str, error: PapermillExecutionError) -> str:
 
 
 if __name__ == "__main__":
-    _notebook, _target, *_given = sys.argv[1:]
-    _parameters = dict(zip(("setup", "shard"), _given, strict=False))
+    _notebook, _target, _setup, *_given = sys.argv[1:]
+    _parameters = {"setup": _setup} | dict(zip(["shard"], _given[1:], strict=False))
     try:
         _progress = os.fdopen(3, "w")
     except OSError:
         _progress = sys.stderr
     with spoken(), device_of_its_own(Path(_notebook), **_parameters):
         execute(Path(_notebook), Path(_target), _parameters, _progress)
+        if "shard" in _parameters:
+            print(remaining(_setup, int(_given[0])), flush=True)

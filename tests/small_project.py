@@ -13,6 +13,8 @@ import yaml
 from kanlib import store
 
 SMALL = {
+    "threads": 1,
+    "block": 1,
     "training": {"image_size": 16, "n_train": 256, "epochs": 2},
     "perturbation": {
         "source": "live",

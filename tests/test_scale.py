@@ -1,0 +1,118 @@
+"""Shards as a whole: split, computed side by side, killed, taken up again and put together; here and by Slurm."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from importlib.util import find_spec
+
+import psutil
+import pytest
+import yaml
+
+from kanlib import setups
+from tests import slurm
+from tests.small_project import environment, started
+
+pytestmark = pytest.mark.slow
+
+SETUP = "digits_resnet18"
+KINDS = ("responses.safetensors", "surrogates.safetensors", "scores.parquet", "curve.parquet", "symbolic.json")
+ALL = (*KINDS, "interactions.safetensors")
+
+
+def artifacts(project):
+    folder = project / "_artifacts" / SETUP
+    return {name: (folder / name).read_bytes() for name in ALL if (folder / name).exists()}
+
+
+def command(*kinds, profile=()):
+    targets = [f"_artifacts/{SETUP}/{name}" for name in kinds]
+    return ["snakemake", *profile, *targets, "--config", f"setups={SETUP}", "shards=2"]
+
+
+@pytest.fixture
+def emptied(project, tmp_path):
+    """A copy of the project in which what has examples is still to be computed."""
+    copy = tmp_path / "copy"
+    shutil.copytree(project, copy, ignore=shutil.ignore_patterns("_build"), symlinks=True)
+    for name in ALL:
+        (copy / "_artifacts" / SETUP / name).unlink()
+    return copy
+
+
+def kernel_of(process, shard):
+    """The process that computes a shard."""
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            try:
+                line = child.cmdline()
+                of_it = [one for one in child.children() if any("ipykernel" in word for word in one.cmdline())]
+            except psutil.Error:
+                continue
+            if "book.execute" in line and line[-1] == shard and of_it:
+                return of_it[0]
+        time.sleep(0.2)
+    raise AssertionError(f"nobody computes {shard}")
+
+
+def test_shards_give_the_bytes_of_one_run_and_a_killed_one_costs_only_itself(project, emptied):
+    """The default setup of the small project has two examples in blocks of one."""
+    whole = artifacts(project)
+    assert whole.keys() == set(ALL)
+    with started(emptied, *command(*ALL), "--cores", "2") as process:
+        kernel_of(process, "1-1").send_signal(signal.SIGKILL)
+        said = process.stdout.read()
+        assert process.wait() != 0
+    assert "shard 1-1 of digits_resnet18: 01_perturbation was ended from outside" in said
+    shards = emptied / "_artifacts" / SETUP / "shards"
+    assert not (shards / "1-1" / "responses.safetensors").exists()
+    # The other one went on to its end.
+    others = {name: (shards / "2-2" / name).stat().st_mtime_ns for name in ALL}
+    done = subprocess.run(
+        [*command(*ALL), "--cores", "2"], cwd=emptied, env=environment(emptied), capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{SETUP}: 8 of 8 shards are there." in done.stdout + done.stderr
+    assert {name: (shards / "2-2" / name).stat().st_mtime_ns for name in ALL} == others
+    assert artifacts(emptied) == whole
+
+
+def test_a_real_slurm_gives_the_same_bytes(project, emptied, tmp_path):
+    if find_spec("snakemake_executor_plugin_slurm") is None:
+        pytest.skip("needs the extra cluster")
+    profile = yaml.safe_load((emptied / "profiles/slurm/config.yaml").read_text(encoding="utf8"))
+    # These nodes have no GPU and little memory, and are asked more often.
+    profile |= {"set-resources": {}, "default-resources": {"mem_mb": 3000}, "seconds-between-status-checks": 5}
+    # There is no accounting either.
+    profile |= {"slurm-init-seconds-before-status-checks": 5, "slurm-status-command": "squeue"}
+    (emptied / "profiles/slurm/config.yaml").write_text(yaml.safe_dump(profile), encoding="utf8")
+    try:
+        with slurm.cluster(tmp_path / "slurm") as its:
+            path = f"{its['PATH'].split(os.pathsep)[0]}{os.pathsep}{environment(emptied)['PATH']}"
+            done = subprocess.run(
+                command("responses.safetensors", profile=["--workflow-profile", "profiles/slurm"]),
+                cwd=emptied, env=environment(emptied) | {"SLURM_CONF": its["SLURM_CONF"], "PATH": path},
+                capture_output=True, text=True, check=False, timeout=600,
+            )  # fmt: skip
+            nodes = subprocess.run(
+                ["squeue", "-a", "-h", "-t", "all", "-o", "%N"],  # noqa: S607
+                env=its, capture_output=True, text=True, check=True,
+            ).stdout.split()  # fmt: skip
+    except slurm.NotHere as reason:
+        pytest.skip(str(reason))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {"one", "two"} <= set(nodes)
+    name = "responses.safetensors"
+    assert artifacts(emptied)[name] == artifacts(project)[name]
+
+
+def test_profiles_say_nothing_that_a_run_does_not_know():
+    for name in ("default", "slurm", "kubernetes"):
+        profile = yaml.safe_load((setups.store.ROOT / f"profiles/{name}/config.yaml").read_text(encoding="utf8"))
+        assert profile["nolock"]
+        assert profile["keep-going"]
+        assert set(profile.get("set-resources", {})) <= {"01_perturbation", "02_surrogate"}
