@@ -39,6 +39,16 @@ PartitionName=small Nodes=one,two Default=YES MaxTime=INFINITE State=UP
 """
 
 
+#: What differs there from a large cluster: no GPU, little memory, no accounting; it is asked more often.
+PROFILE = {
+    "set-resources": {},
+    "default-resources": {"mem_mb": 3000},
+    "slurm-status-command": "squeue",
+    "slurm-init-seconds-before-status-checks": 5,
+    "seconds-between-status-checks": 5,
+}
+
+
 class NotHere(Exception):  # noqa: N818
     """Why no Slurm can be started here."""
 
@@ -110,6 +120,13 @@ def cluster(folder):
                 raise NotHere("its nodes do not answer")
             time.sleep(0.5)
         yield environment
+
+
+def joined(environment, its):
+    """An environment of commands, with that of :func:`cluster`."""
+    commands = its["PATH"].split(os.pathsep)[0]
+    path = f"{commands}{os.pathsep}{environment['PATH']}"
+    return environment | {"SLURM_CONF": its["SLURM_CONF"], "PATH": path}
 
 
 @contextmanager

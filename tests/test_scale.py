@@ -1,6 +1,5 @@
 """Shards as a whole: split, computed side by side, killed, taken up again and put together; here and by Slurm."""
 
-import os
 import shutil
 import signal
 import subprocess
@@ -85,17 +84,12 @@ def test_a_real_slurm_gives_the_same_bytes(project, emptied, tmp_path):
     if find_spec("snakemake_executor_plugin_slurm") is None:
         pytest.skip("needs the extra cluster")
     profile = yaml.safe_load((emptied / "profiles/slurm/config.yaml").read_text(encoding="utf8"))
-    # These nodes have no GPU and little memory, and are asked more often.
-    profile |= {"set-resources": {}, "default-resources": {"mem_mb": 3000}, "seconds-between-status-checks": 5}
-    # There is no accounting either.
-    profile |= {"slurm-init-seconds-before-status-checks": 5, "slurm-status-command": "squeue"}
-    (emptied / "profiles/slurm/config.yaml").write_text(yaml.safe_dump(profile), encoding="utf8")
+    (emptied / "profiles/slurm/config.yaml").write_text(yaml.safe_dump(profile | slurm.PROFILE), encoding="utf8")
     try:
         with slurm.cluster(tmp_path / "slurm") as its:
-            path = f"{its['PATH'].split(os.pathsep)[0]}{os.pathsep}{environment(emptied)['PATH']}"
             done = subprocess.run(
                 command("responses.safetensors", profile=["--workflow-profile", "profiles/slurm"]),
-                cwd=emptied, env=environment(emptied) | {"SLURM_CONF": its["SLURM_CONF"], "PATH": path},
+                cwd=emptied, env=slurm.joined(environment(emptied), its),
                 capture_output=True, text=True, check=False, timeout=600,
             )  # fmt: skip
             nodes = subprocess.run(
