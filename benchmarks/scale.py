@@ -5,8 +5,8 @@
 ``identical`` holds the artifacts of four shards on two workers against those of one run; ``efficiency`` times the
 same shards on one worker and on two; ``growth`` times every stage by itself against examples and masks;
 ``soak`` takes 1,000 examples through all stages, and kills a shard in the middle; ``slurm`` submits shards to a
-real Slurm. Growth and throughput go to ``data/scale.json``, which the book draws. Nothing else should be at work
-on the machine meanwhile.
+real Slurm. Growth goes to ``data/scale.json`` and throughput to ``data/scale_workers.json``, which the book draws.
+Nothing else should be at work on the machine meanwhile.
 """
 
 import multiprocessing
@@ -44,7 +44,7 @@ from tests import slurm
 from tests.small_project import copied, environment, kill
 
 COMMAND = Command("python -m benchmarks.scale", device="2 CPU cores")
-TARGET = store.ROOT / "data" / "scale.json"
+GROWTH, WORKERS = (store.ROOT / "data" / name for name in ("scale.json", "scale_workers.json"))
 NAME = "thousand"
 STAGES = ("01_perturbation", "02_surrogate", "03_symbolic", "04_interactions")
 KINDS = ("responses.safetensors", "surrogates.safetensors", "scores.parquet", "curve.parquet", "symbolic.json")
@@ -172,8 +172,8 @@ def efficiency(folder: Path) -> list[claims.Claim]:
     for workers in (1, 2):
         emptied(copy)
         seconds[workers] = workflow(copy, ALL, shards=4, cores=workers)
-    rows = [{"part": "workers", "workers": w, "examples a minute": 60 * n / s} for w, s in seconds.items()]
-    remember("workers", rows)
+    rows = [{"workers": w, "examples a minute": 60 * n / s} for w, s in seconds.items()]
+    files.write_json(WORKERS, rows)
     said = "Examples a second of 2 workers, of one thread each, over twice those of one: 64 images in 4 shards"
     found = seconds[1] / seconds[2] / 2
     return [COMMAND.claim("scale.efficiency", said, found, ">= 0.9", aim=True)]
@@ -246,9 +246,9 @@ def growth(folder: Path) -> list[claims.Claim]:
         points = [(n, FEW_MASKS) for n in EXAMPLES] + [(FEW_EXAMPLES, n) for n in MASKS[1:]]
         for n, n_masks in points:
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-                rows.append({"part": "growth"} | pool.submit(stage, name, n, n_masks).result())
+                rows.append(pool.submit(stage, name, n, n_masks).result())
             print(rows[-1], flush=True)
-    remember("growth", rows)
+    files.write_json(GROWTH, rows)
     of_examples = pd.DataFrame(rows).query(f"masks == {FEW_MASKS}").pivot(
         index="stage", columns="examples", values="seconds"
     )  # fmt: skip
@@ -272,7 +272,6 @@ def soak(folder: Path, n: int = 1000, few: int = 100) -> list[claims.Claim]:
             seconds[examples] = time.perf_counter() - start
         peaks[examples] = peak()
         print(examples, seconds[examples], peaks[examples], flush=True)
-    remember("soak", [{"part": "soak", "examples": e, "seconds": seconds[e], "MB": peaks[e]} for e in peaks])
     there = store.load(copy / "_artifacts" / NAME / "interactions.safetensors")["coefficients"]
     return [
         COMMAND.claim(
@@ -351,14 +350,13 @@ def on_slurm(folder: Path) -> list[claims.Claim]:
     return [COMMAND.claim("scale.slurm_identical", said, sum(same) / len(same), "== 1")]
 
 
-def remember(part: str, rows: list[dict]) -> None:
-    """Put the rows of one part in the place of those that are there."""
-    there = pd.read_json(TARGET).to_dict("records") if TARGET.exists() else []
-    kept = [{k: v for k, v in row.items() if v == v} for row in there if row["part"] != part]
-    files.write_json(TARGET, kept + rows)
-
-
-PARTS = {"identical": identical, "efficiency": efficiency, "growth": growth, "soak": soak, "slurm": on_slurm}
+PARTS = {
+    "identical": identical,
+    "efficiency": efficiency,
+    "growth": growth,
+    "soak": soak,
+    "slurm": on_slurm,
+}
 
 
 def main() -> None:
