@@ -47,6 +47,7 @@ FAMILIES = {
         "code": "The code",
         "explain": "One call",
         "evaluation": "The chapter of every regime",
+        "scale": "Thousands of examples",
         "safe": "Files from others",
         "faults": "Damage, kills and bad inputs",
     },
