@@ -1,8 +1,24 @@
+import os
+import subprocess
+import sys
+import threading
+
 import pytest
 import torch
+from threadpoolctl import threadpool_info
 
 from kanlib.errors import BadInputError
-from kanlib.machine import device, enough_memory, generator, in_precision, memory, room_for, size
+from kanlib.machine import (
+    device,
+    enough_memory,
+    generator,
+    in_precision,
+    memory,
+    one_gpu,
+    room_for,
+    size,
+    use_threads,
+)
 
 CPU = torch.device("cpu")
 
@@ -118,3 +134,55 @@ def test_what_memory_cannot_hold_is_refused_beforehand():
 )
 def test_bytes_are_said_as_people_say_them(n_bytes, text):
     assert size(n_bytes) == text
+
+
+def test_each_of_several_jobs_sees_a_gpu_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    held, let_go = [], threading.Event()
+    script = (
+        "import sys; from pathlib import Path; from kanlib import machine; import os\n"
+        "with machine.one_gpu(Path(sys.argv[1])):\n"
+        "    print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); sys.stdin.read()\n"
+    )
+
+    def start():
+        return subprocess.Popen(
+            [sys.executable, "-c", script, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    with start() as one, start() as other:
+        held += [process.stdout.readline().strip() for process in (one, other)]
+        assert sorted(held) == ["3", "5"]
+        with start() as third:
+            waiting = threading.Thread(target=lambda: (held.append(third.stdout.readline().strip()), let_go.set()))
+            waiting.start()
+            assert not let_go.wait(5)
+            one.kill()
+            assert let_go.wait(60)
+            waiting.join()
+            third.stdin.close()
+        other.stdin.close()
+    assert held[2] == held[0]
+
+
+def test_what_could_be_seen_before_can_be_seen_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    with one_gpu(tmp_path):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "7"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "7"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with one_gpu(tmp_path):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+def test_threads_hold_for_all_linear_algebra():
+    before = torch.get_num_threads()
+    try:
+        use_threads(1)
+        pools = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+        assert pools
+        assert {torch.get_num_threads(), *pools} == {1}
+    finally:
+        use_threads(before)

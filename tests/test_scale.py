@@ -10,6 +10,7 @@ import psutil
 import pytest
 import yaml
 
+from benchmarks import scale
 from kanlib import setups
 from tests import slurm
 from tests.small_project import environment, started
@@ -110,3 +111,17 @@ def test_profiles_say_nothing_that_a_run_does_not_know():
         assert profile["nolock"]
         assert profile["keep-going"]
         assert set(profile.get("set-resources", {})) <= {"01_perturbation", "02_surrogate"}
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("part", scale.PARTS)
+def test_the_figures_of_the_book_hold(tmp_path, monkeypatch, part):
+    """1,000 examples, one worker and two, every stage against examples and masks, a Slurm; the ledger stays."""
+    for name in ("GROWTH", "WORKERS"):
+        monkeypatch.setattr(scale, name, tmp_path / f"{name}.json")
+    try:
+        measured = scale.PARTS[part](tmp_path / part)
+    except slurm.NotHere as reason:
+        pytest.skip(str(reason))
+    print({claim.id: claim.value for claim in measured})
+    assert [claim.id for claim in measured if claim.missed or not claim.holds()] == []

@@ -7,7 +7,7 @@ import torch
 from sklearn.linear_model import RidgeCV
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
-from kanlib.attribution.surrogates import SURROGATES, Linear
+from kanlib.attribution.surrogates import SURROGATES, Linear, fitted
 from kanlib.masks import Split
 from kanlib.setups import Surrogate
 
@@ -55,6 +55,20 @@ def test_every_surrogate_is_the_same_when_fitted_again(name):
     fit, validation, test = splits(curved)
     first, again = (SURROGATES[name](KNOBS).fit(fit, validation).predict(test.masks) for _ in range(2))
     assert torch.equal(first, again)
+
+
+@pytest.mark.parametrize("name", sorted(SURROGATES.keys() - {"pykan"}))
+def test_a_block_of_examples_does_not_depend_on_the_others(name):
+    fit, validation, test = splits(lambda s: torch.cat([curved(s), straight(s), curved(2 * s)])[:5])
+    knobs = KNOBS.model_copy(update={"block": 2, "steps": 50})
+    together = fitted(name, knobs, fit, validation)
+    assert together.predict(test.masks).shape == (5, len(test.masks))
+    for at in (slice(2, 4), slice(4, 5)):
+        alone = fitted(name, knobs, fit.of(at), validation.of(at))
+        assert torch.equal(alone.predict(test.masks), together.predict(test.masks)[at])
+        if name == "kan":
+            assert torch.equal(alone.kan.coefs[0], together.kan.coefs[0][at])
+            assert torch.equal(alone.chosen.steps, together.chosen.steps[at])
 
 
 @pytest.mark.parametrize("name", ["linear", "quadratic", "cubic", "kan"])

@@ -158,3 +158,18 @@ def test_examples_may_come_in_parts(fitted):
 
     for one, other in zip(replaced(1), replaced(2), strict=True):
         torch.testing.assert_close(one(fitted.test.masks), other(fitted.test.masks), rtol=1e-3, atol=1e-3)
+
+
+def test_a_block_of_examples_does_not_depend_on_the_others(fitted):
+    knobs, data, validation = symbolic_knobs(max_degree=3, refit_steps=3, block=1), fitted.fit, fitted.test
+    short, fronts = shorten(fitted.kan, data, validation, knobs)
+    faithful = replace_edges(fitted.kan, data.masks, knobs)
+    for e in (0, 1):
+        at = slice(e, e + 1)
+        alone = shorten(fitted.kan.select(at), data.of(at), validation.of(at), knobs)
+        assert alone[0][0].to_json() == short[e].to_json()
+        assert (
+            front_table(alone[1]).drop(columns="example").equals(front_table(fronts[at]).drop(columns="example"))
+        )
+        (one,) = replace_edges(fitted.kan.select(at), data.masks, knobs)
+        assert one.to_json() == faithful[e].to_json()
