@@ -209,7 +209,8 @@ def compared(view: str, what: Prediction, cells: dict[str, Cell], place: dict) -
 def by_method(rows: list[dict]) -> list[dict]:
     """A row for each method: means over predictions of what deletion leaves in each view, and of its agreement."""
     out = []
-    for method in dict.fromkeys(row["method"] for row in rows):
+    methods = dict.fromkeys(row["method"] for row in rows)
+    for method in sorted(methods, key=lambda name: name == "chance"):
         own = [row for row in rows if row["method"] == method]
         line: dict = {"method": method}
         for column, name in (("left", "{}"), ("agreement", "agreement in {}")):
