@@ -41,7 +41,7 @@ PartitionName=small Nodes=one,two Default=YES MaxTime=INFINITE State=UP
 
 #: What differs there from a large cluster: no GPU, little memory, no accounting; it is asked more often.
 PROFILE = {
-    "set-resources": {},
+    "set-resources": {"01_perturbation": {"mem_mb": 3000}},
     "default-resources": {"mem_mb": 3000},
     "slurm-status-command": "squeue",
     "slurm-init-seconds-before-status-checks": 5,
