@@ -44,7 +44,7 @@ def emptied(project, tmp_path):
 
 def kernel_of(process, shard):
     """The process that computes a shard."""
-    until = time.monotonic() + 120
+    until = time.monotonic() + 600
     while time.monotonic() < until:
         for child in psutil.Process(process.pid).children(recursive=True):
             try:
