@@ -9,7 +9,7 @@ training images or components, and whether there is a network, is not known here
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import comb
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -135,7 +135,8 @@ def every_set(m: int) -> Tensor:
     return (torch.arange(2**m)[:, None] >> torch.arange(m) & 1).float()
 
 
-class Worth(NamedTuple):
+@dataclass(frozen=True)
+class Worth:
     """What players and pairs are worth, by one index.
 
     Attributes:

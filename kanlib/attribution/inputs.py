@@ -6,7 +6,7 @@ have one integral along the straight way ``w = s 1``; it is summed over the midp
 its players are.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,7 +15,8 @@ from kanlib.attribution.games import Game
 from kanlib.errors import BadInputError
 
 
-class Path(NamedTuple):
+@dataclass(frozen=True)
+class Path:
     """What integrals along the straight way from 0 to 1 come to.
 
     Attributes:

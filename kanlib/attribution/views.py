@@ -6,7 +6,7 @@ gates. Source of the comparison: Zhang et al. (2025).
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -41,7 +41,8 @@ ROWS = {
 }
 
 
-class Cell(NamedTuple):
+@dataclass(frozen=True)
+class Cell:
     """One method on one view.
 
     Attributes:
@@ -119,7 +120,7 @@ def by_fits(game: Game, p: Views) -> dict[str, Cell]:
         "linear, on sets": Cell(linear.weights[0], f"r = {of_linear:.3f}", of_linear),
         "linear, on weights": Cell(torch.from_numpy(peer.model.coef_[0]), f"r = {of_peer:.3f}", of_peer),
         "KAN": first,
-        "KAN, pairs": first._replace(values=pair_matrix(index, values[0], game.m)),
+        "KAN, pairs": replace(first, values=pair_matrix(index, values[0], game.m)),
     }
 
 
