@@ -329,7 +329,7 @@ def kernel(parent: int, notebook: str, shard: str) -> psutil.Process:
                 words = child.cmdline()
                 if "book.execute" in words and words[-1] == shard and notebook in words[3]:
                     for one in child.children():
-                        if any("ipykernel" in word for word in one.cmdline()):
+                        if any("ipykernel" in word for word in one.cmdline()) and one.cpu_times().user > 3:
                             return one
         time.sleep(0.2)
 

@@ -43,13 +43,14 @@ def emptied(project, tmp_path):
 
 
 def kernel_of(process, shard):
-    """The process that computes a shard."""
+    """The process that computes a shard, once it is at work."""
     until = time.monotonic() + 600
     while time.monotonic() < until:
         for child in psutil.Process(process.pid).children(recursive=True):
             try:
                 line = child.cmdline()
                 of_it = [one for one in child.children() if any("ipykernel" in word for word in one.cmdline())]
+                of_it = [one for one in of_it if one.cpu_times().user > 3]
             except psutil.Error:
                 continue
             if "book.execute" in line and line[-1] == shard and of_it:
