@@ -30,7 +30,6 @@ TASKS = {
     "forget": "classes",
     "backdoor": "draws of pairs for a backdoor",
     "subpopulations": "networks with a misleading cue",
-    "patch": "images with a patch",
 }
 SIZES = [1, 2, 3, 4, 6, 8, 11, 15, 20, 30, 40]
 #: ``directions`` and ``trade_off`` were chosen on development errors, see ``benchmarks.editing --development``.
@@ -133,7 +132,7 @@ def over_tasks() -> None:
     words = (
         "What an edit nets by singles and pairs, exactly chosen, less what COAR-EDIT nets at the same k and from "
         "the same masks: accuracy that the targets gain or lose as asked, less what other images lose; mean over "
-        f"five tasks ({', '.join(TASKS.values())}), interval over the units of each"
+        f"{len(TASKS)} tasks ({', '.join(TASKS.values())}), interval over the units of each"
     )
     estimate = metrics.Estimate(value, *metrics.interval(torch.stack(draws).mean(0)))
     command = claims.Command("python -m benchmarks.edits", device="any")

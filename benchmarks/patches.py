@@ -7,7 +7,7 @@ the other half of all images is reported. Images of the class that the patch sta
 
 ``python -m benchmarks.patches <folder>`` takes a folder of ImageNet's validation images with a ``labels.csv`` of
 the columns ``file`` and ``class_index``, and timm's weights from the folder that ``KANLIB_DATA`` names. It takes
-half an hour on 2 CPU cores; ``data/editing_patch.json`` has a row for each method.
+more than an hour on 2 CPU cores; ``data/editing_patch.json`` has a row for each method.
 """
 
 import sys
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from benchmarks.edits import edits, keep
+from benchmarks.edits import edits
 from kanlib import claims, files, metrics, store
 from kanlib.attribution import METHODS, Editor, best
 from kanlib.errors import BadInputError
@@ -163,7 +163,6 @@ def main(arguments: Sequence[str]) -> None:
         "second_order_minus_coar": (more, metrics.mean_estimate(nets["exact"] - nets["coar"])),
     }
     claims.record([COMMAND.claim(f"edit.patch.{name}", *row) for name, row in measured.items()])
-    keep("patch", nets["exact"] - nets["coar"])
 
 
 if __name__ == "__main__":
