@@ -135,7 +135,7 @@ def over_tasks() -> None:
         f"{len(TASKS)} tasks ({', '.join(TASKS.values())}), interval over the units of each"
     )
     estimate = metrics.Estimate(value, *metrics.interval(torch.stack(draws).mean(0)))
-    command = claims.Command("python -m benchmarks.edits", device="any")
+    command = claims.Command("python -m benchmarks.edits", device="one GPU and 2 CPU cores")
     claims.record([command.claim("edit.second_order_minus_coar", words, estimate, "low > 0", aim=True)])
 
 

@@ -10,7 +10,8 @@ chooses its learning rate from the same few, by what it explains of stories that
 ``../shared/weights/stories260K``. What was sampled and trained stays in ``_artifacts/sae``, and a run that was
 stopped goes on there; ``--device=cpu`` keeps it off a GPU, and ``--smoke`` tries everything in small, leaving the
 project's data alone. ``data/sae_runs.json`` has each autoencoder, ``data/sae.json`` their means with intervals,
-``data/sae_features.json`` cards of features. ``--record`` writes what the chapter is made from instead.
+``data/sae_rates.json`` how rates were chosen, ``data/sae_features.json`` cards of features. ``--record`` writes what
+the chapter is made from instead.
 """
 
 import json
@@ -189,22 +190,21 @@ def rate_of(arm: str, here: Setting, plan: Plan) -> tuple[float, dict[str, float
     return float(best), explained
 
 
-def trained(arm: str, here: Setting, plan: Plan, folder: Path) -> tuple[Autoencoder, float, float]:
-    """The autoencoders of an arm, the seconds that they took and their rate; from the folder if they are there."""
+def trained(arm: str, here: Setting, plan: Plan, folder: Path) -> tuple[Autoencoder, float, dict[str, float]]:
+    """The autoencoders of an arm, their rate and what each rate explained; from the folder if they are there."""
     target, x = folder / f"{arm}.safetensors", here.training.vectors
     parameters = plan.knobs.model_dump(exclude={"run", "arms", "device", "threads", "rate"})
     parameters |= {"tokens": len(x), "rates": list(plan.rates)}
     if not target.exists() or store.load(target).record["parameters"] != parameters:
         rate, explained = rate_of(arm, here, plan)
         print(f"{arm}: rate {rate:g} of {explained}", flush=True)
-        start = time.perf_counter()
         state = train(arm, x, plan.runs, plan.knobs.model_copy(update={"rate": rate}), arm).state_dict()
-        more = {"took": time.perf_counter() - start, "rate": rate, "explained": explained}
+        more = {"rate": rate, "explained": explained}
         store.save(target, state, kind=arm, parameters=parameters, inputs={}, **more)
     kept = store.load(target)
     model = Autoencoder(arm, plan.runs, x, plan.knobs.features, plan.knobs.splines)
     model.load_state_dict(kept.content)
-    return model.eval(), kept.record["took"], kept.record["rate"]
+    return model.eval(), kept.record["rate"], kept.record["explained"]
 
 
 @dataclass(frozen=True)
@@ -213,16 +213,16 @@ class Found:
 
     Attributes:
         model: its autoencoders.
-        seconds: that they took.
         rate: that was chosen.
+        explained: of the development vectors, by rate.
         measures: of each.
         losses: of each story with each, ``[R, n]``.
         stable: mean maximal cosine of each L0 to other seeds.
     """
 
     model: Autoencoder
-    seconds: float
     rate: float
+    explained: dict[str, float]
     measures: Measures
     losses: Tensor
     stable: dict[int, float]
@@ -233,7 +233,7 @@ class Found:
 
 
 def found(arm: str, here: Setting, plan: Plan, folder: Path) -> Found:
-    model, seconds, rate = trained(arm, here, plan, folder)
+    model, rate, explained = trained(arm, here, plan, folder)
     measures = measured(model, here.held.vectors)
     loss = text_losses(model, here.network, here.texts, SITE, 256)
     live, rows, stable = measures.density > 0, model.rows.detach().cpu(), {}
@@ -241,8 +241,8 @@ def found(arm: str, here: Setting, plan: Plan, folder: Path) -> Found:
         of = [i for i, run in enumerate(model.runs) if run.l0 == l0]
         stable[l0] = stability(rows[of], live[of]).mean().item()
     shown = {l0: round(here.recovered(loss[[r.l0 == l0 for r in model.runs]]).mean().item(), 4) for l0 in stable}
-    print(f"{arm}: {seconds:.0f} s, loss recovered {shown}", flush=True)
-    return Found(model, seconds, rate, measures, loss, stable)
+    print(f"{arm}: loss recovered {shown}", flush=True)
+    return Found(model, rate, explained, measures, loss, stable)
 
 
 def estimate(one: Tensor, here: Setting, other: Tensor | None = None) -> Estimate:
@@ -307,6 +307,16 @@ def tables(arms: Mapping[str, Found], here: Setting) -> tuple[list[dict], list[d
                 }
             )
     return runs, means
+
+
+def rates(arms: Mapping[str, Found]) -> list[dict]:
+    """What each rate of each arm explains of the development vectors, and which was chosen."""
+    return [
+        {"autoencoder": TITLES[arm]}
+        | {f"rate {rate}": value for rate, value in result.explained.items()}
+        | {"chosen": result.rate}
+        for arm, result in arms.items()
+    ]
 
 
 def differences(arms: Mapping[str, Found], here: Setting, command: claims.Command) -> list[claims.Claim]:
@@ -588,6 +598,7 @@ def main(arguments: Sequence[str]) -> None:
     target = folder if smoke else DATA
     files.write_json(target / "sae_runs.json", runs)
     files.write_json(target / "sae.json", means)
+    files.write_json(target / "sae_rates.json", rates(arms))
     files.write_json(target / "sae_capabilities.json", able)
     files.write_whole(target / "sae_features.json", json.dumps(page, ensure_ascii=False).encode())
     claims.record(rows, *([target / "claims.json"] if smoke else []))
