@@ -134,15 +134,13 @@ def emptied(copy: Path) -> None:
 
 
 @contextmanager
-def watched() -> Iterator[Callable[[], float]]:
-    """Gives the most memory, in MB, that any one process held that this one started."""
-    peak, done, here = [0], threading.Event(), psutil.Process()
+def watched(every: float, held: Callable[[], int]) -> Iterator[Callable[[], float]]:
+    """Gives the most of what ``held`` says in bytes, asked every so many seconds, in MB."""
+    peak, done = [held()], threading.Event()
 
     def watch() -> None:
-        while not done.wait(0.1):
-            for child in here.children(recursive=True):
-                with suppress(psutil.Error):
-                    peak[0] = max(peak[0], child.memory_info().rss)
+        while not done.wait(every):
+            peak[0] = max(peak[0], held())
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -151,6 +149,20 @@ def watched() -> Iterator[Callable[[], float]]:
     finally:
         done.set()
         watcher.join()
+
+
+def of_children() -> int:
+    """Bytes that the largest process holds which this one started."""
+    largest = 0
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            largest = max(largest, child.memory_info().rss)
+    return largest
+
+
+def of_this() -> int:
+    """Bytes that this process holds."""
+    return psutil.Process().memory_info().rss
 
 
 def identical(folder: Path) -> list[claims.Claim]:
@@ -197,9 +209,9 @@ def stage(name: str, n: int, n_masks: int) -> dict:
     data, validation = perturbed()
     kan = fitted("kan", knobs, data, validation).kan
     closed = replace_edges(kan, sigma, forms, False) if name == STAGES[3] else []
-    before = psutil.Process().memory_info().rss
+    before = of_this() / 1e6
     start = time.perf_counter()
-    with peak_of_this() as peak:
+    with watched(0.01, of_this) as peak:
         if name == STAGES[0]:
             perturbed()
         elif name == STAGES[1]:
@@ -212,7 +224,7 @@ def stage(name: str, n: int, n_masks: int) -> dict:
             for one in closed:
                 of_symbolic(one, 2)
     seconds = time.perf_counter() - start
-    return {"stage": name, "examples": n, "masks": n_masks, "seconds": seconds, "MB": (peak() - before) / 1e6}
+    return {"stage": name, "examples": n, "masks": n_masks, "seconds": seconds, "MB": peak() - before}
 
 
 def averaged(kan: KAN, data: Split) -> torch.Tensor:
@@ -221,23 +233,6 @@ def averaged(kan: KAN, data: Split) -> torch.Tensor:
         return bias_corrected(smoothed_of_surrogate(g, 4, 1.0, 2)[0], g, data.of(at), 2)
 
     return in_blocks(of_block, len(kan.bias), 16)
-
-
-@contextmanager
-def peak_of_this() -> Iterator[Callable[[], int]]:
-    peak, done, here = [psutil.Process().memory_info().rss], threading.Event(), psutil.Process()
-
-    def watch() -> None:
-        while not done.wait(0.01):
-            peak[0] = max(peak[0], here.memory_info().rss)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield lambda: peak[0]
-    finally:
-        done.set()
-        watcher.join()
 
 
 def growth(folder: Path) -> list[claims.Claim]:
@@ -264,7 +259,7 @@ def soak(folder: Path, n: int = 1000, few: int = 100) -> list[claims.Claim]:
     for examples in (few, n):
         copy = project(folder / str(examples), examples)
         shards = -(-examples // A_SHARD)
-        with watched() as peak:
+        with watched(0.1, of_children) as peak:
             start = time.perf_counter()
             if examples == n:
                 redone = killed(copy, shards)
@@ -312,7 +307,7 @@ def killed(copy: Path, shards: int) -> int:
             line(ALL, shards, 2), cwd=copy, env=environment(copy), stdout=said, stderr=said, start_new_session=True
         )
         try:
-            kernel(process.pid, "02_surrogate", plan).send_signal(signal.SIGKILL)
+            kernel(process.pid, plan, "02_surrogate").send_signal(signal.SIGKILL)
             if not process.wait():
                 raise SystemExit("a killed shard was not noticed")
         finally:
@@ -321,9 +316,14 @@ def killed(copy: Path, shards: int) -> int:
     return shards - len(there)
 
 
-def kernel(parent: int, notebook: str, shard: str) -> psutil.Process:
-    """The process that computes that notebook of a shard, once there is one."""
-    while True:
+def kernel(parent: int, shard: str, notebook: str = "") -> psutil.Process:
+    """The process that computes a shard of that notebook, or of any, once it is at work.
+
+    Raises:
+        TimeoutError: there is none for ten minutes.
+    """
+    until = time.monotonic() + 600
+    while time.monotonic() < until:
         for child in psutil.Process(parent).children(recursive=True):
             with suppress(psutil.Error):
                 words = child.cmdline()
@@ -332,6 +332,7 @@ def kernel(parent: int, notebook: str, shard: str) -> psutil.Process:
                         if any("ipykernel" in word for word in one.cmdline()) and one.cpu_times().user > 3:
                             return one
         time.sleep(0.2)
+    raise TimeoutError(f"nobody computes {shard}")
 
 
 def on_slurm(folder: Path) -> list[claims.Claim]:

@@ -10,8 +10,8 @@ chooses its learning rate from the same few, by what it explains of stories that
 ``../shared/weights/stories260K``. What was sampled and trained stays in ``_artifacts/sae``, and a run that was
 stopped goes on there; ``--device=cpu`` keeps it off a GPU, and ``--smoke`` tries everything in small, leaving the
 project's data alone. ``data/sae_runs.json`` has each autoencoder, ``data/sae.json`` their means with intervals,
-``data/sae_rates.json`` how rates were chosen, ``data/sae_features.json`` cards of features. ``--record`` writes what
-the chapter is made from instead.
+``data/sae_rates.json`` how rates were chosen, ``data/sae_features.json`` cards of features. ``--record`` writes
+what the chapter is made from instead.
 """
 
 import json

@@ -4,10 +4,8 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from importlib.util import find_spec
 
-import psutil
 import pytest
 import yaml
 
@@ -43,29 +41,12 @@ def emptied(project, tmp_path):
     return copy
 
 
-def kernel_of(process, shard):
-    """The process that computes a shard, once it is at work."""
-    until = time.monotonic() + 600
-    while time.monotonic() < until:
-        for child in psutil.Process(process.pid).children(recursive=True):
-            try:
-                line = child.cmdline()
-                of_it = [one for one in child.children() if any("ipykernel" in word for word in one.cmdline())]
-                of_it = [one for one in of_it if one.cpu_times().user > 3]
-            except psutil.Error:
-                continue
-            if "book.execute" in line and line[-1] == shard and of_it:
-                return of_it[0]
-        time.sleep(0.2)
-    raise AssertionError(f"nobody computes {shard}")
-
-
 def test_shards_give_the_bytes_of_one_run_and_a_killed_one_costs_only_itself(project, emptied):
     """The default setup of the small project has two examples in blocks of one."""
     whole = artifacts(project)
     assert whole.keys() == set(ALL)
     with started(emptied, *command(*ALL), "--cores", "2") as process:
-        kernel_of(process, "1-1").send_signal(signal.SIGKILL)
+        scale.kernel(process.pid, "1-1").send_signal(signal.SIGKILL)
         said = process.stdout.read()
         assert process.wait() != 0
     ended = re.search(r"shard 1-1 of digits_resnet18: (\w+) was ended from outside", said)
