@@ -17,13 +17,11 @@ from tests.small_project import environment, started
 pytestmark = pytest.mark.slow
 
 SETUP = "digits_resnet18"
-KINDS = ("responses.safetensors", "surrogates.safetensors", "scores.parquet", "curve.parquet", "symbolic.json")
-ALL = (*KINDS, "interactions.safetensors")
 
 
 def artifacts(project):
     folder = project / "_artifacts" / SETUP
-    return {name: (folder / name).read_bytes() for name in ALL if (folder / name).exists()}
+    return {name: (folder / name).read_bytes() for name in scale.ALL if (folder / name).exists()}
 
 
 def command(*kinds, profile=()):
@@ -36,7 +34,7 @@ def emptied(project, tmp_path):
     """A copy of the project in which what has examples is still to be computed."""
     copy = tmp_path / "copy"
     shutil.copytree(project, copy, ignore=shutil.ignore_patterns("_build"), symlinks=True)
-    for name in ALL:
+    for name in scale.ALL:
         (copy / "_artifacts" / SETUP / name).unlink()
     return copy
 
@@ -44,24 +42,24 @@ def emptied(project, tmp_path):
 def test_shards_give_the_bytes_of_one_run_and_a_killed_one_costs_only_itself(project, emptied):
     """The default setup of the small project has two examples in blocks of one."""
     whole = artifacts(project)
-    assert whole.keys() == set(ALL)
-    with started(emptied, *command(*ALL), "--cores", "2") as process:
+    assert whole.keys() == set(scale.ALL)
+    with started(emptied, *command(*scale.ALL), "--cores", "2") as process:
         scale.kernel(process.pid, "1-1").send_signal(signal.SIGKILL)
         said = process.stdout.read()
         assert process.wait() != 0
     ended = re.search(r"shard 1-1 of digits_resnet18: (\w+) was ended from outside", said)
     assert ended, said
     shards = emptied / "_artifacts" / SETUP / "shards"
-    assert not all((shards / "1-1" / name).exists() for name in ALL)
+    assert not all((shards / "1-1" / name).exists() for name in scale.ALL)
     # The other one went on to its end.
-    others = {name: (shards / "2-2" / name).stat().st_mtime_ns for name in ALL}
+    others = {name: (shards / "2-2" / name).stat().st_mtime_ns for name in scale.ALL}
     done = subprocess.run(
-        [*command(*ALL), "--cores", "2"], cwd=emptied, env=environment(emptied), capture_output=True, text=True,
+        [*command(*scale.ALL), "--cores", "2"], cwd=emptied, env=environment(emptied), capture_output=True, text=True,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{SETUP}: 8 of 8 shards are there." in done.stdout + done.stderr
-    assert {name: (shards / "2-2" / name).stat().st_mtime_ns for name in ALL} == others
+    assert {name: (shards / "2-2" / name).stat().st_mtime_ns for name in scale.ALL} == others
     assert artifacts(emptied) == whole
 
 
