@@ -54,8 +54,8 @@ def test_shards_give_the_bytes_of_one_run_and_a_killed_one_costs_only_itself(pro
     # The other one went on to its end.
     others = {name: (shards / "2-2" / name).stat().st_mtime_ns for name in scale.ALL}
     done = subprocess.run(
-        [*command(*scale.ALL), "--cores", "2"], cwd=emptied, env=environment(emptied), capture_output=True, text=True,
-        check=False,
+        [*command(*scale.ALL), "--cores", "2"], cwd=emptied, env=environment(emptied),
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{SETUP}: 8 of 8 shards are there." in done.stdout + done.stderr
