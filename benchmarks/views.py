@@ -1,16 +1,18 @@
 """One prediction as three games: whether the numbers are right, and how far methods agree.
 
-A network of eight blocks on the digits is trained from three seeds, and two of its test images are explained
-each: 16 patches, 60 groups of training images and 8 blocks. ``data/views.json`` has a row for each method and
-view: how far the value falls while players are removed in its order, and how its ranks agree with those of other
-methods. Influence and its peers are also scored on random halves of the groups, trained without the others (the
-linear datamodeling score). ``python -m benchmarks.views chapter`` measures what the chapter costs.
+A network of eight blocks is trained from three seeds, and two of its test images are explained each: 16 patches,
+60 groups of training images and 8 blocks. ``python -m benchmarks.views`` is about the digits, ``… cifar10`` about
+CIFAR-10, whose files have to be in the folder ``KANLIB_DATA``. ``data/views.json`` and ``data/views_cifar10.json``
+have a row for each method and view: how far the value falls while players are removed in its order, and how its
+ranks agree with those of other methods. Influence and its peers are also scored on random halves of the groups,
+trained without the others (the linear datamodeling score). ``… chapter`` measures what the chapter costs.
 """
 
 import os
 import sys
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -18,6 +20,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from benchmarks import runs
+from benchmarks.backdoor import extremes
 from kanlib import claims, files, metrics, store
 from kanlib.attribution import (
     ROWS,
@@ -43,13 +46,43 @@ from kanlib.networks import abnormality, likelihood, load, strangers, train
 from kanlib.networks.images import Images
 from kanlib.setups import Training, Views
 
-TARGET = store.ROOT / "data" / "views.json"
 SETUP = "digits_eight_blocks"
 SEEDS, IMAGES = (0, 1, 2), (0, 1)
 DRAWS, HALVES, STRANGERS = 20, 200, 360
-COMMAND = claims.Command("python -m benchmarks.views", device="1 CPU core")
 CHAPTER = claims.Command("python -m benchmarks.views chapter", device="1 CPU core")
 VIEWS = ("features", "data", "components")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Data, and how their results are called: a setup, the names of its claims and its table, and words."""
+
+    setup: str
+    prefix: str
+    table: str
+    said: str
+    strangers: str
+    command: claims.Command
+
+
+SUBJECTS = {
+    "digits": Subject(
+        SETUP,
+        "views",
+        "views.json",
+        "the digits",
+        "noise, digits turned and digits inverted",
+        claims.Command("python -m benchmarks.views", device="1 CPU core"),
+    ),
+    "cifar10": Subject(
+        "cifar10_eight_blocks",
+        "views.cifar10",
+        "views_cifar10.json",
+        "CIFAR-10",
+        "noise, photographs turned and inverted, and digits",
+        claims.Command("python -m benchmarks.views cifar10", device="1 CPU core"),
+    ),
+}
 
 
 @dataclass
@@ -66,23 +99,26 @@ class Found:
     halves: dict[str, list[float]] = field(default_factory=dict)
     explained: list[float] = field(default_factory=list)
     auroc: dict[str, list[float]] = field(default_factory=dict)
+    accuracy: list[float] = field(default_factory=list)
     rows: list[dict] = field(default_factory=list)
 
 
-def main() -> None:
+def measure(subject: Subject) -> None:
+    """All methods on two images of each network, into the ledger and a table."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", UserWarning)
     found = Found()
     for seed in SEEDS:
-        model, data, n_train = trained(seed)
-        known(found, model, data, seed)
+        model, data, n_train = trained(subject.setup, seed)
+        found.accuracy.append(accuracy(model, data))
+        known(found, model, data, seed, others(subject, data))
         for image in IMAGES:
             start = time.perf_counter()
-            p = Views.from_setup(SETUP, {"image": image, "seed": seed, "threads": 1})
+            p = Views.from_setup(subject.setup, {"image": image, "seed": seed, "threads": 1})
             one(found, prediction(p, model, data, n_train), p, {"seed": seed, "image": image})
             print(f"seed {seed}, image {image}: {time.perf_counter() - start:.0f} s", flush=True)
-    files.write_json(TARGET, by_method(found.rows))
-    claims.record(ledger_rows(found))
+    files.write_json(store.ROOT / "data" / subject.table, by_method(found.rows))
+    claims.record(ledger_rows(found, subject))
 
 
 def chapter() -> None:
@@ -96,9 +132,9 @@ def chapter() -> None:
     claims.record([CHAPTER.claim("views.chapter_seconds", said, seconds, "<= 240")])
 
 
-def trained(seed: int) -> tuple[nn.Module, Images, int]:
+def trained(setup: str, seed: int) -> tuple[nn.Module, Images, int]:
     """The setup's network from another seed, its data, and how many images it was trained on."""
-    p = Training.from_setup(SETUP, {"seed": seed})
+    p = Training.from_setup(setup, {"seed": seed})
     model, data, _ = load(p)
     assert data.train is not None  # noqa: S101
     n = p.n_train or len(data.train)
@@ -106,13 +142,33 @@ def trained(seed: int) -> tuple[nn.Module, Images, int]:
     return model.eval().requires_grad_(False), data, n
 
 
-def known(found: Found, model: nn.Module, data: Images, seed: int) -> None:
+def accuracy(model: nn.Module, data: Images) -> float:
+    """Share of test images that the network puts into their class."""
+    everything = torch.arange(len(data.test))
+    right = [
+        (model(data.test.read(some)).argmax(1) == data.test.labels[some]).sum() for some in everything.split(500)
+    ]
+    return float(sum(right) / len(everything))
+
+
+def others(subject: Subject, data: Images) -> dict[str, Tensor]:
+    """Strange images beside those that every data set has: for photographs, the digits, as bright as these are."""
+    if subject.setup == SETUP:
+        return {}
+    assert data.train is not None  # noqa: S101
+    black, white = extremes(data.train)[:, :, None, None]
+    digits = load(Training.from_setup(SETUP))[1].test
+    x = digits.read(torch.arange(min(STRANGERS, len(digits))))
+    return {"digits": black + (white - black) * (x - x.min()) / (x.max() - x.min())}
+
+
+def known(found: Found, model: nn.Module, data: Images, seed: int, more: Mapping[str, Tensor]) -> None:
     """Areas under ROC curves of strange images against the test images, by slopes of blocks and by softmax."""
     x = data.test.read(torch.arange(min(STRANGERS, len(data.test))))
     blocks = [f"blocks.{i}" for i in range(8)]
-    truth = [0] * len(x) + [1] * len(x)
     own = abnormality(model, blocks, x), 1 - likelihood(model, x)
-    for strange in strangers(x, generator(seed, "strangers")).values():
+    for strange in (strangers(x, generator(seed, "strangers")) | dict(more)).values():
+        truth = [0] * len(x) + [1] * len(strange)
         other = abnormality(model, blocks, strange), 1 - likelihood(model, strange)
         for name, mine, theirs in zip(("gaia", "softmax"), own, other, strict=True):
             found.auroc.setdefault(name, []).append(float(roc_auc_score(truth, torch.cat([mine, theirs]))))
@@ -221,85 +277,85 @@ def by_method(rows: list[dict]) -> list[dict]:
     return out
 
 
-def ledger_rows(found: Found) -> list[claims.Claim]:
+def ledger_rows(found: Found, subject: Subject) -> list[claims.Claim]:
     """What the predictions come to."""
-    n = len(found.errors)
-    where = f"{n} predictions, two images of each of {len(SEEDS)} networks on the digits"
+    n, prefix, claim = len(found.errors), subject.prefix, subject.command.claim
+    where = f"{n} predictions, two images of each of {len(SEEDS)} networks on {subject.said}"
 
     def mean(numbers: list[float]) -> metrics.Estimate:
         return mean_estimate(torch.tensor(numbers, dtype=torch.float64))
 
     gains = [float(torch.tensor(pair).mean()) for pair in zip(*found.gains.values(), strict=True)]
     said = "Share of the coefficients' squared error that chosen masks take off that of as many random masks, "
-    kinds = "noise, digits turned and digits inverted against test images"
+    kinds = f"{subject.strangers} against test images"
     rows = [
-        COMMAND.claim(
-            "views.shapley_error",
+        claim(
+            f"{prefix}.shapley_error",
             "Largest difference of a Shapley value, a Banzhaf value or a Shapley–Taylor interaction by shapiq "
             f"from its definition, patches and blocks of {where}",
             max(found.errors),
             "<= 1e-6",
         ),
-        COMMAND.claim(
-            "views.ig_completeness",
+        claim(
+            f"{prefix}.ig_completeness",
             "Largest difference of the sum of integrated gradients from what all players are worth, as a share of "
             f"it, three views of {where}",
             max(found.left),
             "<= 1e-3",
         ),
-        COMMAND.claim(
-            "views.influence.spearman",
+        claim(
+            f"{prefix}.influence.spearman",
             "Spearman correlation of the influence of 60 groups of training images with what the last layer loses "
             f"when it is trained without each, mean over {where}",
             mean(found.influence),
             ">= 0.9",
         ),
-        COMMAND.claim(
-            "views.cells",
+        claim(
+            f"{prefix}.cells",
             "Cells of the table of methods and views that have a value or a reason, the fewest of any prediction",
             min(found.cells),
             f"== {3 * len(ROWS)}",
         ),
-        COMMAND.claim(
-            "views.cells_filled", "Cells that have a value, the fewest of any prediction", min(found.filled)
+        claim(
+            f"{prefix}.cells_filled", "Cells that have a value, the fewest of any prediction", min(found.filled)
         ),
-        COMMAND.claim("views.active_masks.gain", f"{said}mean over both views of {where}", mean(gains), "low > 0"),
-        COMMAND.claim(
-            "views.gaia.auroc",
+        claim(f"{prefix}.active_masks.gain", f"{said}mean over both views of {where}", mean(gains), "low > 0"),
+        claim(
+            f"{prefix}.gaia.auroc",
             f"Area under the ROC curve of the slopes of blocks, {kinds}, mean over these and {len(SEEDS)} "
             "networks",
             mean(found.auroc["gaia"]),
             "low > 0.5",
             aim=True,
         ),
-        COMMAND.claim("views.softmax.auroc", "The same of the largest probability", mean(found.auroc["softmax"])),
-        COMMAND.claim(
-            "views.gaia.ahead",
+        claim(f"{prefix}.softmax.auroc", "The same of the largest probability", mean(found.auroc["softmax"])),
+        claim(
+            f"{prefix}.gaia.ahead",
             "The first less the second, paired",
             mean([a - b for a, b in zip(found.auroc["gaia"], found.auroc["softmax"], strict=True)]),
         ),
-        COMMAND.claim(
-            "views.regions.explained",
+        claim(
+            f"{prefix}.regions.explained",
             "Share of what leave one out does beyond its mean over all sets of blocks that four regions explain, "
             f"on sets that they were not made of, mean over {where}",
             mean(found.explained),
         ),
     ]
     rows += [
-        COMMAND.claim(f"views.active_masks.gain_{view}", f"{said}{view} of {where}", mean(shares))
+        claim(f"{prefix}.active_masks.gain_{view}", f"{said}{view} of {where}", mean(shares))
         for view, shares in found.gains.items()
     ]
     for view in VIEWS:
         linear, kan = (found.fits[f"{view} {row}"] for row in ("linear, on weights", "KAN"))
         rows += [
-            COMMAND.claim(
-                f"views.fits.{view}_kan",
+            claim(
+                f"{prefix}.fits.{view}_kan",
                 f"Pearson correlation of the KAN with answers to weights that it was not fitted to, {view}, mean "
                 f"over {where}",
                 mean(kan),
             ),
-            COMMAND.claim(
-                f"views.fits.{view}_ahead",
+            claim(
+                f"{prefix}.fits.{view}_ahead",
                 f"The same less that of a linear function on the same weights, {view}",
                 mean([a - b for a, b in zip(kan, linear, strict=True)]),
             ),
@@ -312,8 +368,8 @@ def ledger_rows(found: Found) -> list[claims.Claim]:
         "TracIn": "tracin",
     }
     rows += [
-        COMMAND.claim(
-            f"views.halves.{name}",
+        claim(
+            f"{prefix}.halves.{name}",
             f"Spearman correlation of the worth of the groups that are kept, added up by {row}, with the value of "
             f"a last layer that is trained on a random half of them, mean over {where}",
             mean(found.halves[row]),
@@ -324,4 +380,9 @@ def ledger_rows(found: Found) -> list[claims.Claim]:
 
 
 if __name__ == "__main__":
-    chapter() if sys.argv[1:] == ["chapter"] else main()
+    _asked = sys.argv[1:] or ["digits"]
+    if _asked == ["chapter"]:
+        chapter()
+    else:
+        for _name in _asked:
+            measure(SUBJECTS[_name])

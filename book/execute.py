@@ -6,6 +6,7 @@ descriptor 3 where there is one.
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -22,6 +23,8 @@ from kanlib import machine, setups, store
 from kanlib.errors import BadInputError, spoken
 from kanlib.files import write_whole
 
+#: Where a warning was given, before what it says: a path of this machine, and the line of code there.
+_PLACE = re.compile(r"^/.+?:\d+: (?=\w*Warning: )(.*\n)(  .*\n)?", re.MULTILINE)
 _LOWER = "lower what the setup asks for, such as n_fit, n_examples or batch_size"
 
 
@@ -51,6 +54,9 @@ def execute(notebook: Path, target: Path, parameters: dict[str, str], progress: 
         if sentence := _sentence(notebook.stem, error):
             raise BadInputError(of_shard + sentence) from error
         raise
+    for output in (output for cell in done.cells for output in cell.get("outputs", ())):
+        if output.get("name") == "stderr":
+            output.text = _PLACE.sub(r"\1", output.text)
     write_whole(target, nbformat.writes(done).encode())
 
 

@@ -20,7 +20,8 @@ def three_views(
 ) -> HTML:
     """What patches, training images and components are worth to one prediction, side by side.
 
-    Blue is above 0 and orange below; a square's area and a bar's length are the size. Each part has its own scale.
+    Blue is above 0 and orange below; a square's area and a bar's length are the size, and
+    a training image has a line of its sign's colour. Each part has its own scale.
 
     Args:
         image: ``[3, H, W]``.
@@ -32,7 +33,8 @@ def three_views(
     if training:
         pictures = "".join(
             f'<figure style="margin:0"><img src="{data_url(picture)}" alt="{escape(name)}" width="60">'
-            f'<figcaption style="color:{_colour(value)}">{escape(name)}<br>{value:+.3f}</figcaption></figure>'
+            f'<figcaption style="border-top:3px solid {_colour(value)}">'
+            f"{escape(name)}<br>{value:+.3f}</figcaption></figure>"
             for picture, name, value in training
         )
         grid = f'<div class="image-grid" style="max-width:{_SIDE + 20}px">{pictures}</div>'

@@ -47,6 +47,9 @@ SMALL = {
     "views": {
         "side": 2,
         "groups": 6,
+        "most_players": 8,
+        "budget": 200,
+        "pair_budget": 600,
         "path_steps": 20,
         "hessian_steps": 5,
         "n_fit": 60,

@@ -18,8 +18,6 @@ from torch import Tensor
 from kanlib.errors import BadInputError, cause
 from kanlib.machine import room_for
 
-#: Up to so many players every set is asked about.
-MOST = 16
 Index = Literal["shapley", "banzhaf", "shapley_taylor"]
 #: Of each index, what shapiq calls it, the orders that it has, and what estimates it where players are too many.
 _SHAPIQ: dict[Index, tuple[str, int, str]] = {
@@ -38,6 +36,7 @@ class Game:
         players: their names.
         batch_size: rows that are asked about at a time.
         dtype: of the weights that ``value`` is given.
+        most: up to so many players every set is asked about.
         second: weights ``[N, m]`` → second derivatives ``[N, m, m]``, where they have a closed form.
     """
 
@@ -45,6 +44,7 @@ class Game:
     players: Sequence[str]
     batch_size: int = 128
     dtype: torch.dtype = torch.float32
+    most: int = 16
     second: Callable[[Tensor], Tensor] | None = None
 
     @property
@@ -54,8 +54,8 @@ class Game:
 
     @property
     def countable(self) -> bool:
-        """Whether all ``2^m`` sets of players can be asked about: there are 16 players at most."""
-        return self.m <= MOST
+        """Whether all ``2^m`` sets of players can be asked about: there are ``most`` players at most."""
+        return self.m <= self.most
 
     @torch.no_grad()
     def __call__(self, weights: Tensor) -> Tensor:
@@ -111,12 +111,12 @@ class Game:
         """The value of every set of players, ``[2^m]``: bit j of the place says whether player j is in it.
 
         Raises:
-            BadInputError: there are more than 16 players.
+            BadInputError: there are more than ``most`` players.
         """
         if not self.countable:
             raise BadInputError(
-                f"all sets of {self.m} players are 2^{self.m}, expected at most {MOST} players; estimate with "
-                "a budget of values instead."
+                f"all sets of {self.m} players are 2^{self.m}, expected at most {self.most} players; estimate "
+                "with a budget of values instead."
             )
         return self(every_set(self.m))
 
@@ -153,8 +153,8 @@ class Worth:
 def worth(game: Game, index: Index, *, budget: int = 2000, seed: int = 0, table: Tensor | None = None) -> Worth:
     """Shapley values, Banzhaf values or Shapley–Taylor interactions of order 2, by shapiq.
 
-    Up to 16 players from the values of all sets; with more by an estimator, which ``method`` names: KernelSHAP,
-    SVARM and permutation sampling.
+    Up to ``game.most`` players from the values of all sets; with more by an estimator, which ``method`` names:
+    KernelSHAP, SVARM and permutation sampling.
 
     Args:
         game: whose players they are of.

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 
 import torch
@@ -75,9 +76,10 @@ def prediction(p: Views, model: nn.Module, data: Images, n_train: int | None = N
     patches = [f"{row + 1}·{column + 1}" for row, column in product(range(p.side), repeat=2)]
 
     def of_network(probe: Probe) -> dict[str, Game]:
+        asked = partial(Game, batch_size=p.batch_size, most=p.most_players)
         return {
-            "features": Game(of_patches(probe, p.side, dark), patches, p.batch_size),
-            "components": Game(of_gates(probe), probe.components, p.batch_size),
+            "features": asked(of_patches(probe, p.side, dark), patches),
+            "components": asked(of_gates(probe), probe.components),
         }
 
     games = of_network(probe)
@@ -95,6 +97,7 @@ def prediction(p: Views, model: nn.Module, data: Images, n_train: int | None = N
         [f"group {g + 1}" for g in range(len(layer.gram))],
         256,
         torch.float64,
+        p.most_players,
         lambda weights: layer.second(query, slope, weights),
     )
     ordered = {"features": games["features"], "data": of_data, "components": games["components"]}

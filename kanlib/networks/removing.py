@@ -97,7 +97,7 @@ def removed(p: Components) -> tuple[Removals, store.Artifact]:
         return asked(p, None)
     remedy = f"run make record SETUPS={p.setup}, or set source of the section components to live"
     kept = answers.of_chapter(p.setup, KIND, "removals", remedy)
-    return _read(kept, p), kept
+    return _read(kept, p, torch.float16), kept
 
 
 def asked(p: Components, target: Path | None) -> tuple[Removals, store.Artifact]:
@@ -105,11 +105,12 @@ def asked(p: Components, target: Path | None) -> tuple[Removals, store.Artifact]
 
     Args:
         p: the knobs.
-        target: the recording that is written block by block, and gone on with; ``None``: none is.
+        target: the recording that is written block by block, in half precision, and gone on with; ``None``: none
+            is, and answers may be larger than it holds.
 
     Raises:
-        BadInputError: no model, one that :meth:`kanlib.networks.probe.Probe.check` refuses, or a recording of
-            another network or with other knobs.
+        BadInputError: no model, one that :meth:`kanlib.networks.probe.Probe.check` refuses, a recording of
+            another network or with other knobs, or an answer beyond half precision.
     """
     weights = p.load("model")
     device = machine.device(p.device)
@@ -144,12 +145,27 @@ def asked(p: Components, target: Path | None) -> tuple[Removals, store.Artifact]
         have = content[key].shape[-1] if key in content else 0
         if have < stop:
             more = compute(have, stop)
+            if key != "clean":
+                more = _rounded(more, key, recorded=target is not None)
             content[key] = torch.cat([content[key], more], -1) if have else more
             if target is not None:
                 store.save(target, content, kind=KIND, parameters=knobs, inputs=inputs, **determined)
     record = {"kind": KIND, "parameters": knobs, "inputs": inputs, **determined}
     found = store.Artifact(content, record, weights.hash, "the network's answers")
-    return _read(found, p), weights
+    return _read(found, p, torch.float32 if target is None else torch.float16), weights
+
+
+def _rounded(answers: Tensor, key: str, *, recorded: bool) -> Tensor:
+    """Answers in half precision as they are recorded; else rounded to it, so that a recording says the same."""
+    half = answers.half()
+    if not recorded:
+        return torch.where(half.isfinite(), half.float(), answers)
+    if not half.isfinite().all():
+        raise BadInputError(
+            f"an answer to {key} is {float(answers.abs().max()):.3g}, expected at most 65,504, which half "
+            "precision holds; train the network for longer, or set source of the section components to live."
+        )
+    return half
 
 
 def _drawn(model: torch.nn.Module, data: models.Images, p: Components, kind: str) -> Tensor:
@@ -174,20 +190,20 @@ def _units(probe: Probe, masks: Mapping[str, Tensor], p: Components) -> Iterator
     every = {"alone": removals(m, [(j,) for j in range(m)])} | dict(masks)
 
     def answers(sigma: Tensor) -> Callable[[int, int], Tensor]:
-        return lambda start, stop: (responses_of_all(probe, sigma[start:stop]) - clean[:, None]).half()
+        return lambda start, stop: responses_of_all(probe, sigma[start:stop]) - clean[:, None]
 
     for split, sigma in sorted(every.items(), key=lambda item: len(item[1])):
         for stop in [*range(_BLOCK, len(sigma), _BLOCK), len(sigma)]:
             yield split, stop, answers(sigma)
     rest = torch.zeros(1, m)
-    yield "gradient", m, lambda start, stop: probe.gradients(rest, None)[:, 0].half()
+    yield "gradient", m, lambda start, stop: probe.gradients(rest, None)[:, 0]
     paths: list[Tensor] = []
 
     def path(which: int) -> Callable[[int, int], Tensor]:
         def part(start: int, stop: int) -> Tensor:
             # Both come of one way along the path.
             paths.extend(() if paths else along_path(probe, p.path_steps, progress=None))
-            return paths[which].half()
+            return paths[which]
 
         return part
 
@@ -238,8 +254,8 @@ def _resumed(
     return before.content
 
 
-def _read(kept: store.Artifact, p: Components) -> Removals:
-    """A recording as ``p`` asks for it: fewer masks and examples than there are, but no others."""
+def _read(kept: store.Artifact, p: Components, dtype: torch.dtype) -> Removals:
+    """Answers of that dtype as ``p`` asks for them: fewer masks and examples than there are, but no others."""
     names, reported = kept.said("names", list), kept.said("reported", int)
     positions, labels = (torch.tensor(kept.said(key, list)) for key in ("positions", "labels"))
     had, n, m = Components.of(kept), len(positions), len(names)
@@ -267,8 +283,8 @@ def _read(kept: store.Artifact, p: Components) -> Removals:
                 f"{len(sigma)} masks of {split} with share {p.share:g} and seed {p.seed} were asked for, but "
                 "others were recorded; lower their number, take that share and seed, or set source to live."
             )
-        splits[split] = Split(sigma, kept.tensor(split, (n, None), torch.float16).float()[:, : len(sigma)])
-    single = {name: kept.tensor(name, (n, m), torch.float16).float() for name in SINGLE}
+        splits[split] = Split(sigma, kept.tensor(split, (n, None), dtype).float()[:, : len(sigma)])
+    single = {name: kept.tensor(name, (n, m), dtype).float() for name in SINGLE}
     clean = kept.tensor("clean", (n,))
     accuracy = kept.said("accuracy", float)
     whole = Removals(names, positions, labels, p.n_examples, clean, splits, single, accuracy)

@@ -82,6 +82,16 @@ def test_a_recording_says_the_same_as_the_network_and_may_be_asked_for_less(comp
     assert torch.equal(less.positions, live.positions[[0, 1, 5]])
 
 
+def test_answers_beyond_half_precision_are_taken_live_and_not_recorded(components, monkeypatch):
+    answered = removing.responses_of_all
+    monkeypatch.setattr(removing, "responses_of_all", lambda p, sigma: 1e8 * answered(p, sigma))
+    live = removing.removed(components)[0]
+    assert live.splits["fit"].responses.isfinite().all()
+    assert live.splits["fit"].responses.abs().max() > torch.finfo(torch.float16).max
+    with pytest.raises(BadInputError, match="expected at most 65,504"):
+        removing.record("small")
+
+
 def test_a_recording_is_gone_on_with_where_it_stopped_and_grows(components, monkeypatch, rewrite):
     kept = removing.record("small")
     before = kept.read_bytes()
