@@ -243,14 +243,25 @@ def growth(folder: Path) -> list[claims.Claim]:
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
                 rows.append(pool.submit(stage, name, n, n_masks).result())
             print(rows[-1], flush=True)
-    files.write_json(GROWTH, rows)
-    of_examples = pd.DataFrame(rows).query(f"masks == {FEW_MASKS}").pivot(
+    table = pd.DataFrame(rows)
+    files.write_json(GROWTH, against(table))
+    of_examples = table.query(f"masks == {FEW_MASKS}").pivot(
         index="stage", columns="examples", values="seconds"
     )  # fmt: skip
     few, many = EXAMPLES[-2:]
     found = float((of_examples[many] / of_examples[few]).max() * few / many)
     said = f"Seconds an example of {many} over those of {few}, the largest of the four stages: 1 is linear"
     return [COMMAND.claim("scale.growth", said, found, "<= 1.2", aim=True)]
+
+
+def against(table: pd.DataFrame) -> list[dict]:
+    """The seconds and MB of stages against examples, and against masks, a row for each point of a chart."""
+    sweeps = {"examples": table[table["masks"] == FEW_MASKS], "masks": table[table["examples"] == FEW_EXAMPLES]}
+    return [
+        {"stage": row["stage"], "against": name, "number": row[name], "seconds": row["seconds"], "MB": row["MB"]}
+        for name, rows in sweeps.items()
+        for row in rows.to_dict("records")
+    ]
 
 
 def soak(folder: Path, n: int = 1000, few: int = 100) -> list[claims.Claim]:
