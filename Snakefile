@@ -12,7 +12,6 @@ from pathlib import Path
 
 from kanlib import files, setup_files, setups, shards, sources, store
 from kanlib.errors import spoken
-from kanlib.networks import answers
 
 DEFAULT = "digits_resnet18"
 SETUPS = str(config.get("setups", DEFAULT)).split() or [""]
@@ -22,7 +21,7 @@ NOTEBOOKS = {file.stem: file for file in sources.notebooks(store.NOTEBOOKS)}
 # Setups whose responses come with the project need neither weights nor data.
 FROZEN = {name for name in LISTED if setups.Perturbation.from_setup(name).source == "frozen"}
 # Nobody has recorded these yet: their page says how to.
-PENDING = {name for name in FROZEN if not answers.path(name).exists()}
+PENDING = {name for name in FROZEN if not store.recording(name).exists()}
 # Chapters of those setups alone whose file has their section. Each can do with a recording of its own.
 ASKED_FOR = {name: setups.of_notebook(name) for name in NOTEBOOKS if setups.of_notebook(name).asked_for}
 # Into how many shards examples are split, of the notebooks that treat each example alike.
@@ -81,7 +80,7 @@ def threads(notebook):
 def recorded(setup, notebook):
     """The recording that stands for the network in that chapter of a setup; None: the network is asked."""
     stage = ASKED_FOR[notebook].from_setup(setup)
-    return answers.path(setup, stage.section) if getattr(stage, "source", "live") == "frozen" else None
+    return store.recording(setup, stage.section) if getattr(stage, "source", "live") == "frozen" else None
 
 
 def inputs(notebook):
@@ -94,7 +93,7 @@ def inputs(notebook):
             recording, live = recorded(setup, notebook), ASKED_FOR[notebook].live_from
             return [relative(recording)] if recording else [relative(store.path(setup, live))] if live else []
         if "responses" in saves:
-            return [relative(answers.path(setup) if setup in FROZEN else store.path(setup, "model"))]
+            return [relative(store.recording(setup) if setup in FROZEN else store.path(setup, "model"))]
         place = of_shard if notebook in SHARDED else artifact
         return [place(kind).format(**wildcards) for kind in loads]
 

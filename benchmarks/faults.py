@@ -22,7 +22,6 @@ from pathlib import Path
 from kanlib import claims, formats, sources, store
 from kanlib.claims import Claim, Command
 from kanlib.errors import BadInputError
-from kanlib.networks import answers
 from tests import hostile
 from tests.small_project import copied, kill, snakemake, started, wait_for
 
@@ -53,7 +52,7 @@ def flips(files: Iterable[Path], n: int, seed: int = 0) -> tuple[int, int]:
     with tempfile.TemporaryDirectory() as folder:
         for k in range(n):
             source = files[k % len(files)]
-            kind = "responses" if source.parent == answers.FOLDER else source.name.split(".")[0]
+            kind = "responses" if source.parent == store.RESPONSES else source.name.split(".")[0]
             damaged = bytearray(source.read_bytes())
             # Half of them where a file says what it holds, which is a small part of a large one.
             at = draw.randrange(8 * len(damaged)) if k % 2 else draw.randrange(8 * min(len(damaged), 4000))
@@ -69,7 +68,7 @@ def flips(files: Iterable[Path], n: int, seed: int = 0) -> tuple[int, int]:
 
 def digest_share() -> float:
     """What comparing digests adds to reading and hashing a recording: a share, the largest of the recordings."""
-    return max(map(_digest_share, answers.FOLDER.glob("*.safetensors")))
+    return max(map(_digest_share, store.RESPONSES.glob("*.safetensors")))
 
 
 def _digest_share(file: Path) -> float:
@@ -162,7 +161,7 @@ def measured(parts: set[str]) -> list[Claim]:
                 sys.exit(made.stderr)
         if "flips" in parts:
             artifacts = [f for f in (project / "_artifacts" / SETUP).iterdir() if ".run." not in f.name]
-            noticed, n = flips([*artifacts, *answers.FOLDER.glob("*.safetensors")], 1200)
+            noticed, n = flips([*artifacts, *store.RESPONSES.glob("*.safetensors")], 1200)
             rows.append(
                 COMMAND.claim(
                     "faults.bit_flips_noticed",

@@ -35,10 +35,10 @@ from kanlib import claims, files, machine, store
 from kanlib.attribution import bias_corrected, fitted, of_symbolic, smoothed_of_surrogate
 from kanlib.claims import Command
 from kanlib.kan import KAN
+from kanlib.machine import in_blocks
 from kanlib.masks import Split, gaussian
 from kanlib.networks.probe import Probe
 from kanlib.setups import Surrogate, Symbolic
-from kanlib.shards import in_blocks
 from kanlib.symbolic import replace_edges, shorten
 from tests import slurm
 from tests.small_project import copied, environment, kill

@@ -29,7 +29,7 @@ from kanlib import claims, files, machine, store
 from kanlib.errors import BadInputError
 from kanlib.machine import generator
 from kanlib.metrics import Estimate, interval
-from kanlib.networks import answers, llama, streams, tokens
+from kanlib.networks import llama, streams, tokens
 from kanlib.networks.stories import sampled
 from kanlib.networks.streams import Stream
 from kanlib.networks.texts import Texts, of_tokens, prompts
@@ -537,7 +537,7 @@ def record(weights: Path, folder: Path, device: torch.device) -> Path:
         print(contexts[-1], "→", following[-1], flush=True)
     content |= {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
     return store.save(
-        answers.path(SETUP, KIND),
+        store.recording(SETUP, KIND),
         content,
         kind=KIND,
         parameters={"setup": SETUP, "site": SITE},

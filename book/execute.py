@@ -19,7 +19,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from book.remaining import remaining
-from kanlib import machine, setups, store
+from kanlib import memory, setups, store
 from kanlib.errors import BadInputError, spoken
 from kanlib.files import write_whole
 
@@ -48,7 +48,7 @@ def execute(notebook: Path, target: Path, parameters: dict[str, str], progress: 
     except DeadKernelError as error:
         raise BadInputError(
             f"{of_shard}{notebook.stem} was ended from outside, most likely for want of memory (there are "
-            f"{machine.size(machine.memory())}); {_LOWER}."
+            f"{memory.size(memory.memory())}); {_LOWER}."
         ) from error
     except PapermillExecutionError as error:
         if sentence := _sentence(notebook.stem, error):
@@ -63,8 +63,14 @@ def execute(notebook: Path, target: Path, parameters: dict[str, str], progress: 
 @contextmanager
 def device_of_its_own(notebook: Path, setup: str, shard: str | None = None) -> Iterator[None]:
     """Show the notebook one GPU that no other run of a shard has meanwhile, where its setup asks for one."""
+    if shard is None:
+        yield
+        return
+    # torch takes memory, and without shards nothing here asks for it.
+    from kanlib import machine
+
     stage = setups.of_notebook(notebook.stem).from_setup(setup)
-    wanted = shard and machine.device(getattr(stage, "device", "cpu")).type == "cuda"
+    wanted = machine.device(getattr(stage, "device", "cpu")).type == "cuda"
     with machine.one_gpu(store.ARTIFACTS / ".gpus") if wanted else nullcontext():
         yield
 
@@ -74,7 +80,7 @@ def _sentence(name: str, error: PapermillExecutionError) -> str:
     if error.ename == BadInputError.__name__:
         return error.evalue
     if error.ename in ("MemoryError", "OutOfMemoryError") or "can't allocate memory" in error.evalue:
-        return f"{name} needs more than the {machine.size(machine.memory())} of memory here; {_LOWER}."
+        return f"{name} needs more than the {memory.size(memory.memory())} of memory here; {_LOWER}."
     if os.strerror(errno.ENOSPC) in error.evalue:
         return f"the disk is full ({error.evalue}); make room and run {name} again."
     return ""

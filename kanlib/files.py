@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kanlib.errors import BadInputError, cause
-from kanlib.machine import size
+from kanlib.memory import size
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 

@@ -21,7 +21,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from kanlib.machine import room_for
+from kanlib.memory import room_for
 
 #: Stands in a record where its digest will.
 BLANK = "the SHA-256 of this file, with these very words in its own place"

@@ -15,12 +15,15 @@ from typing import IO, Any, Literal, TypeVar
 import scipy.linalg  # noqa: F401 (its BLAS is its own, and obeys once it is loaded)
 import torch
 from threadpoolctl import threadpool_limits
+from torch import Tensor
 
 from kanlib.errors import BadInputError
+from kanlib.memory import size
 
 Precision = Literal["fp32", "tf32", "bf16"]
 _Piece = TypeVar("_Piece")
 _Result = TypeVar("_Result")
+_Found = TypeVar("_Found", Tensor, tuple[Tensor, ...])
 
 
 def device(name: str) -> torch.device:
@@ -140,35 +143,15 @@ def enough_memory(batch_size: int) -> Iterator[None]:
 _REFUSED = re.compile(r"can't allocate memory: you tried to allocate (\d+) bytes")
 
 
-def memory() -> int:
-    """Bytes of memory that this process can have: the machine's, or what its container is given of them."""
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    given = limit.read_text().strip() if limit.is_file() else "max"
-    return min(whole, int(given)) if given.isdecimal() else whole
-
-
-def room_for(n_bytes: int, what: str, remedy: str) -> None:
-    """Refuse what this machine's memory cannot hold before anything is computed.
-
-    The operating system grants memory that it does not have, and ends the process that uses it.
+def in_blocks(function: Callable[[Tensor], _Found], n: int, block: int) -> _Found:
+    """``function`` of the positions of each block of n examples, and what it gives of them put together.
 
     Args:
-        n_bytes: that it takes.
-        what: it is, as the subject of a sentence, in the plural.
-        remedy: what to do, as its last words.
-
-    Raises:
-        BadInputError: it is more than :func:`memory`.
+        function: of positions ``[b]``; gives a tensor ``[b, …]``, or several.
+        n: number of examples.
+        block: examples of a block; the last one may have fewer.
     """
-    if n_bytes > memory():
-        raise BadInputError(f"{what} take {size(n_bytes)}, and the memory here is {size(memory())}; {remedy}.")
-
-
-def size(n_bytes: float) -> str:
-    """Bytes as people say them, in powers of 1,000: ``37 GB``."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.3g} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:,.0f} TB"
+    found = [function(at) for at in torch.arange(n).split(block)]
+    if isinstance(found[0], Tensor):
+        return torch.cat(found)
+    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))

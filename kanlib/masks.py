@@ -10,7 +10,8 @@ from torch.distributions import Normal
 from torch.quasirandom import SobolEngine
 
 from kanlib.errors import BadInputError, shown
-from kanlib.machine import generator, room_for
+from kanlib.machine import generator
+from kanlib.memory import room_for
 from kanlib.setups import Perturbation
 from kanlib.store import Artifact
 

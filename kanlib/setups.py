@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from kanlib import knobs, machine, setup_files, shards, sources, store
+from kanlib import knobs, setup_files, shards, sources, store
 from kanlib.errors import BadInputError, shown, unknown
 from kanlib.knobs import Batch, Classes, Count, Few, Order, Pattern, Pixels, Positive, Scale, Size, Text, Weight
 from kanlib.setup_files import NAME, NAMED, name_of
@@ -86,6 +86,9 @@ class Stage(BaseModel):
             raise BadInputError(
                 f"run {stage.run} is the name of a setup, whose artifacts would be lost; choose another name."
             )
+        # It loads torch, which reading a setup does without.
+        from kanlib import machine
+
         machine.use_threads(stage.threads)
         return stage
 

@@ -6,17 +6,10 @@ them.
 A shard is called by its first and its last example, ``17-32``, counted from 1 as images are.
 """
 
-from collections.abc import Callable
-from typing import TypeVar
-
-import torch
-from torch import Tensor
-
 from kanlib.errors import BadInputError
 
 #: What a shard is called, as a regular expression.
 NAME = r"[1-9][0-9]{0,7}-[1-9][0-9]{0,7}"
-_Found = TypeVar("_Found", Tensor, tuple[Tensor, ...])
 
 
 def plan(n: int, block: int, shards: int) -> list[str]:
@@ -50,17 +43,3 @@ def rows(shard: str | None, n: int, block: int) -> slice:
             "after a multiple of block, and end with one."
         )
     return slice(first - 1, last)
-
-
-def in_blocks(function: Callable[[Tensor], _Found], n: int, block: int) -> _Found:
-    """``function`` of the positions of each block of n examples, and what it gives of them put together.
-
-    Args:
-        function: of positions ``[b]``; gives a tensor ``[b, …]``, or several.
-        n: number of examples.
-        block: examples of a block; the last one may have fewer.
-    """
-    found = [function(at) for at in torch.arange(n).split(block)]
-    if isinstance(found[0], Tensor):
-        return torch.cat(found)
-    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))

@@ -5,7 +5,12 @@ An artifact is a ``.safetensors`` file (arrays), a ``.parquet`` file (a table) o
 determine it, the version of the code, and a *digest* of the file itself, by which damage is noticed.
 Equal runs give equal bytes. A file is written whole under a temporary name and then renamed, so a reader
 never meets half of one and a failed run harms nothing.
+
+torch and pandas are imported by what reads and writes artifacts, not by who asks where they lie: the processes
+that order and execute notebooks stay small.
 """
+
+from __future__ import annotations
 
 import hashlib
 import json
@@ -15,18 +20,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-import torch
-from torch import Tensor
-
-from kanlib import formats, sources
+from kanlib import sources
 from kanlib.errors import BadInputError, cause
 from kanlib.files import write_whole
+from kanlib.setup_files import name_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+    from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
 ARTIFACTS = ROOT / "_artifacts"
+RESPONSES = ROOT / "data" / "responses"
 _IMPORTED = time.time()
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -54,17 +62,20 @@ class Artifact:
         """The tensors whose names begin with ``prefix``, by the rest of their names."""
         return {key.removeprefix(prefix): value for key, value in self.content.items() if key.startswith(prefix)}
 
-    def tensor(self, key: str, shape: Sequence[int | None], dtype: torch.dtype = torch.float32) -> Tensor:
+    def tensor(self, key: str, shape: Sequence[int | None], dtype: torch.dtype | None = None) -> Tensor:
         """The tensor of that name.
 
         Args:
             key: its name.
             shape: that it must have; ``None``: any length.
-            dtype: that it must have.
+            dtype: that it must have; ``None``: fp32.
 
         Raises:
             BadInputError: it is missing, or another one.
         """
+        import torch
+
+        dtype = dtype or torch.float32
         found = self.content.get(key)
         there = "missing" if found is None else f"{_of(found.shape)} of {found.dtype}"
         fits = found is not None and found.dtype == dtype and len(found.shape) == len(shape)
@@ -81,6 +92,8 @@ class Artifact:
         Raises:
             BadInputError: one is missing, or holds something else.
         """
+        import pandas as pd
+
         types = pd.api.types
         holds = {str: types.is_string_dtype, int: types.is_integer_dtype, float: types.is_float_dtype}
         for name, kind in columns.items():
@@ -119,6 +132,11 @@ def path(run: str, kind: str) -> Path:
     return ARTIFACTS / run / (kind + _SUFFIX.get(kind, ".safetensors"))
 
 
+def recording(setup: str, section: str | None = None) -> Path:
+    """Where the frozen responses of a setup lie, or what was recorded for the chapter of that section."""
+    return RESPONSES / f"{name_of(setup)}{f'.{section}' if section else ''}.safetensors"
+
+
 def circumstances(target: Path) -> Path:
     """The sidecar of an artifact, which says what merely happened: date, seconds, versions, device."""
     return target.with_name(target.name + ".run.json")
@@ -136,6 +154,10 @@ def save(
     Raises:
         BadInputError: a tensor is not finite; nothing is written.
     """
+    import torch
+
+    from kanlib import formats
+
     for key, value in content.items() if target.suffix == ".safetensors" else ():
         if not formats.finite(value):
             raise BadInputError(
@@ -166,6 +188,8 @@ def load(source: Path, kind: str | None = None) -> Artifact:
     Raises:
         BadInputError: it is missing, truncated, or not one of ours.
     """
+    from kanlib import formats
+
     kind = kind or source.name.split(".")[0]
     if not source.is_file():
         raise BadInputError(f"{_short(source)} is missing; it is written by {_writer(kind)}, so run that first.")
@@ -189,6 +213,8 @@ def load(source: Path, kind: str | None = None) -> Artifact:
 
 def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, shapes and values of tensors, in the order of their names."""
+    import torch
+
     digest = hashlib.sha256()
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
@@ -217,6 +243,8 @@ def code_hash() -> str:
 
 
 def _happened() -> dict:
+    import torch
+
     return {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "seconds": round(time.time() - _IMPORTED, 1),

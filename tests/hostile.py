@@ -432,13 +432,13 @@ def _read(name: str, file: Path) -> None:
     """What notebooks and library do with an artifact."""
     masks = randn(5, 3, dtype=torch.float32)
     if name == "recording":
-        held = answers.FOLDER
+        held = store.RESPONSES
         try:
-            answers.FOLDER = file.parent
+            store.RESPONSES = file.parent
             frozen = answers.Frozen(setups.Perturbation(setup="sent", source="frozen", n_examples=2))
             found, clean = frozen.responses("fit", frozen.made_from["masks/fit"])
         finally:
-            answers.FOLDER = held
+            store.RESPONSES = held
         agree(found.shape == (2, 12) and clean.shape == (2,) and found.isfinite().all())
         return
     artifact = store.load(file, name)

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from benchmarks import faults
-from kanlib.networks import answers
+from kanlib import store
 from tests import hostile
 from tests.small_project import environment
 
@@ -24,7 +24,7 @@ def test_thousands_of_strange_files(tmp_path):
 def test_every_flipped_bit_is_noticed(project):
     artifacts = [f for f in (project / "_artifacts" / faults.SETUP).iterdir() if ".run." not in f.name]
     assert len({f.name for f in artifacts}) == 7
-    noticed, n = faults.flips([*artifacts, *answers.FOLDER.glob("*.safetensors")], 1200)
+    noticed, n = faults.flips([*artifacts, *store.RESPONSES.glob("*.safetensors")], 1200)
     assert noticed == n
 
 

@@ -2,6 +2,8 @@
 
 import importlib
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -51,6 +53,19 @@ def circle(package):
 
 def test_modules_import_only_what_stands_below():
     assert broken(sources.PACKAGE) == []
+
+
+@pytest.mark.parametrize(
+    "line", ["import book.execute", "from kanlib import files, setup_files, setups, shards, sources, store"]
+)
+def test_what_orders_and_executes_notebooks_leaves_torch_and_pandas_to_them(line):
+    """The lines of book/execute.py and of the Snakefile; several such processes run beside the kernels."""
+    asked = f"import sys; {line}; print({{'torch', 'pandas', 'scipy'}} & sys.modules.keys())"
+    result = subprocess.run(
+        [sys.executable, "-c", asked], cwd=sources.PACKAGE.parent, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "set()"
+    assert line.startswith("import") or line in (sources.PACKAGE.parent / "Snakefile").read_text(encoding="utf8")
 
 
 def test_no_module_imports_itself_through_others():

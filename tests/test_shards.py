@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kanlib import setups, shards
+from kanlib import machine, setups, shards
 from kanlib.errors import BadInputError
 
 few = st.integers(1, 60)
@@ -54,11 +54,11 @@ def test_blocks_are_put_together():
         seen.append(at.tolist())
         return 2 * at, at[:, None]
 
-    doubles, column = shards.in_blocks(doubled, 5, 2)
+    doubles, column = machine.in_blocks(doubled, 5, 2)
     assert seen == [[0, 1], [2, 3], [4]]
     assert doubles.tolist() == [0, 2, 4, 6, 8]
     assert column.shape == (5, 1)
-    assert torch.equal(shards.in_blocks(lambda at: at, 5, 2), torch.arange(5))
+    assert torch.equal(machine.in_blocks(lambda at: at, 5, 2), torch.arange(5))
 
 
 def test_a_shard_has_a_folder_of_its_own_for_what_is_of_its_examples():

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from kanlib.errors import BadInputError
-from kanlib.machine import room_for
 from kanlib.masks import Split
+from kanlib.memory import room_for
 
 #: Ridges to choose from, as shares of the masks' own variance.
 RIDGES = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kanlib.errors import BadInputError
-from kanlib.machine import generator, room_for
+from kanlib.machine import generator
+from kanlib.memory import room_for
 
 
 def grouped(n: int, groups: int, seed: int) -> Tensor:

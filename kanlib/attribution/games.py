@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from kanlib.errors import BadInputError, cause
-from kanlib.machine import room_for
+from kanlib.memory import room_for
 
 Index = Literal["shapley", "banzhaf", "shapley_taylor"]
 #: Of each index, what shapiq calls it, the orders that it has, and what estimates it where players are too many.

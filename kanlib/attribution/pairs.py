@@ -9,8 +9,8 @@ from torch import Tensor
 
 from kanlib.attribution.coar import by_validation
 from kanlib.errors import BadInputError
-from kanlib.machine import room_for
 from kanlib.masks import Split
+from kanlib.memory import room_for
 
 #: Ridges of singles to choose from, as shares of the masks' own variance.
 SINGLE_RIDGES = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)

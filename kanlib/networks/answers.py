@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -22,7 +21,6 @@ from kanlib.networks.probe import Probe
 from kanlib.setup_files import name_of, stem
 from kanlib.setups import Perturbation, Recording, Training
 
-FOLDER = store.ROOT / "data" / "responses"
 #: The outputs that recordings keep; ``prob = exp(log_prob)`` and ``loss = −log_prob`` follow.
 KEPT = ("margin", "logit", "log_prob")
 _ALL = slice(None)
@@ -90,11 +88,6 @@ def network(p: Perturbation) -> Answers:
     return Live(p) if p.source == "live" else Frozen(p)
 
 
-def path(setup: str, section: str | None = None) -> Path:
-    """Where the frozen responses of a setup lie, or what was recorded for the chapter of that section."""
-    return FOLDER / f"{name_of(setup)}{f'.{section}' if section else ''}.safetensors"
-
-
 def of_chapter(setup: str, section: str, what: str, remedy: str) -> store.Artifact:
     """What was recorded for the chapter of a section.
 
@@ -107,7 +100,7 @@ def of_chapter(setup: str, section: str, what: str, remedy: str) -> store.Artifa
     Raises:
         BadInputError: nothing was recorded, or the file is damaged.
     """
-    file = path(setup, section)
+    file = store.recording(setup, section)
     if not file.exists():
         raise BadInputError(
             f"data/responses/{file.name} is missing: no {what} of {setup} were recorded; {remedy}."
@@ -122,12 +115,12 @@ def recorded(setup: str) -> store.Artifact:
         BadInputError: nothing was recorded of it, or the file is damaged, is of another setup, or holds parts that
             do not fit each other.
     """
-    if not path(setup).exists():
+    if not store.recording(setup).exists():
         raise BadInputError(
-            f"data/responses/{path(setup).name} is missing: no responses of {setup} were recorded; "
+            f"data/responses/{store.recording(setup).name} is missing: no responses of {setup} were recorded; "
             f"run make record SETUPS={setup}, or set source to live."
         )
-    found = store.load(path(setup), kind="responses")
+    found = store.load(store.recording(setup), kind="responses")
     of = found.record["parameters"].get("setup")
     if stem(of) != name_of(setup):
         raise found.wrong(f"it was recorded of setup {shown(of)}, expected {name_of(setup)}")
@@ -165,7 +158,7 @@ def compared(p: Perturbation, masks: Mapping[str, Tensor], responses: Mapping[st
     """How far live responses are from the recording of the setup, in words."""
     if p.source == "frozen":
         return "These are the recorded responses."
-    if not path(p.setup).exists():
+    if not store.recording(p.setup).exists():
         return "Nothing was recorded of this setup, so there is nothing to compare with."
     try:
         frozen = Frozen(p)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kanlib.errors import BadInputError, cause, shown
-from kanlib.machine import room_for
+from kanlib.memory import room_for
 from kanlib.networks.architectures import there
 from kanlib.networks.patterns import plain
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kanlib import store
 from kanlib.errors import BadInputError, cause, shown
-from kanlib.machine import room_for
+from kanlib.memory import room_for
 from kanlib.networks import datasets, folders, tables
 from kanlib.networks.folders import USED, Files, Found, counted, some
 from kanlib.networks.pictures import named, there

@@ -9,7 +9,7 @@ from torchvision.transforms.functional import resize, to_tensor
 from tqdm import tqdm
 
 from kanlib.errors import BadInputError
-from kanlib.machine import room_for
+from kanlib.memory import room_for
 from kanlib.networks import images
 from kanlib.networks.architectures import classifier, single
 from kanlib.networks.checkpoints import fitted

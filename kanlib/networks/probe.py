@@ -11,8 +11,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from kanlib.errors import BadInputError
-from kanlib.machine import Precision, enough_memory, generator, in_precision, room_for
+from kanlib.machine import Precision, enough_memory, generator, in_precision
 from kanlib.masks import subsets
+from kanlib.memory import room_for
 from kanlib.networks.architectures import cast, copied, like_masks, single
 from kanlib.networks.components import Site, gated
 from kanlib.networks.derivatives import partials, slopes

@@ -93,7 +93,7 @@ def beyond_the_sum(removed: Split, m: int) -> Tensor:
 
 def path(setup: str) -> Path:
     """Where the recording of a setup lies."""
-    return answers.path(setup, KIND)
+    return store.recording(setup, KIND)
 
 
 def prompted(p: Language) -> tuple[Prompted, store.Artifact]:

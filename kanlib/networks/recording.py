@@ -21,7 +21,7 @@ from kanlib import files, machine, setups, store
 from kanlib.errors import BadInputError, spoken
 from kanlib.masks import ablations, every_removal, gaussian, one_at_a_time, pair_grid, subsets
 from kanlib.networks import models, prompting, removing
-from kanlib.networks.answers import KEPT, path, recorded
+from kanlib.networks.answers import KEPT, recorded
 from kanlib.networks.components import Site, find
 from kanlib.networks.examples import choose_examples
 from kanlib.networks.images import Images
@@ -66,7 +66,7 @@ def record(setup: str) -> Path:
         "masks": {"scale": gating.scale, "seed": p.seed},
         "batch_size": p.batch_size,
     }
-    target = path(setup)
+    target = store.recording(setup)
     content = _resumed(setup, determined)
     asked = {f"masks/{split}": sigma for (site, split), sigma in masks.items() if site == "branch"}
     # What was recorded stays, with its masks, where fewer are asked for now.
@@ -167,7 +167,7 @@ def _examples(model: nn.Module, data: Images, p: Recording, gating: Perturbation
 
 
 def _resumed(setup: str, determined: dict) -> dict[str, Tensor]:
-    target = path(setup)
+    target = store.recording(setup)
     if not target.exists():
         return {}
     before = recorded(setup)

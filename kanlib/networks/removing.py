@@ -84,7 +84,7 @@ def designs(p: Components, m: int) -> dict[str, Tensor]:
 
 def path(setup: str) -> Path:
     """Where the recording of a setup lies."""
-    return answers.path(setup, KIND)
+    return store.recording(setup, KIND)
 
 
 def removed(p: Components) -> tuple[Removals, store.Artifact]:

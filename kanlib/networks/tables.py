@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kanlib.errors import BadInputError, cause
-from kanlib.machine import room_for
+from kanlib.memory import room_for
 from kanlib.networks.folders import USED, Found, counted, files_of, some
 from kanlib.networks.patterns import plain
 from kanlib.networks.pictures import named

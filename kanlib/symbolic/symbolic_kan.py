@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kanlib.errors import BadInputError, shown
-from kanlib.machine import room_for
+from kanlib.memory import room_for
 from kanlib.store import Artifact
 from kanlib.symbolic.closed_forms import ClosedForm, X, compiled, length, number
 from kanlib.symbolic.limits import substituted, written_out

@@ -5,7 +5,7 @@ import torch
 import yaml
 
 from kanlib import setups, store
-from kanlib.networks import answers, llama, models, recording, tokens
+from kanlib.networks import llama, models, recording, tokens
 from kanlib.setups import Training
 from tests.language import WEIGHTS
 
@@ -45,7 +45,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setattr(setups, "FOLDER", tmp_path / "setups")
     monkeypatch.setattr(store, "ARTIFACTS", tmp_path / "artifacts")
     monkeypatch.setattr(store, "ROOT", tmp_path)
-    monkeypatch.setattr(answers, "FOLDER", tmp_path / "responses")
+    monkeypatch.setattr(store, "RESPONSES", tmp_path / "responses")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(MODEL, encoding="utf8")
     _write(tmp_path)
@@ -58,7 +58,7 @@ def place(tmp_path, monkeypatch):
 @pytest.fixture
 def recorded(place, files_of_recording):
     """A recording of that setup; made once, as equal runs give equal bytes."""
-    folder = answers.FOLDER
+    folder = store.RESPONSES
     for name, content in files_of_recording.items():
         (folder / name).write_bytes(content)
     if not files_of_recording:
@@ -66,7 +66,7 @@ def recorded(place, files_of_recording):
         recording.record("small")
         torch.set_num_threads(before)
         files_of_recording |= {file.name: file.read_bytes() for file in folder.iterdir()}
-    return store.load(answers.path("small"), kind="responses")
+    return store.load(store.recording("small"), kind="responses")
 
 
 @pytest.fixture(scope="session")

@@ -84,7 +84,7 @@ def test_the_grid_of_the_default_setup_is_over_the_pair_that_acts_together_most(
 def test_a_recording_without_derivatives_has_none(recorded, place):
     left = {key: value for key, value in recorded.content.items() if not key.endswith("local")}
     record = {key: value for key, value in recorded.record.items() if key not in ("code", "torch")}
-    store.save(answers.path("small"), left, **record)
+    store.save(store.recording("small"), left, **record)
     assert not answers.network(knobs(source="frozen", run="r", gate_site="branch")).derivatives
 
 

@@ -235,7 +235,7 @@ def test_infinite_logits_are_logits():
 
 def test_predictions_that_memory_cannot_hold_are_refused(monkeypatch):
     split = images.Labelled(torch.zeros(5, dtype=torch.long), torch.zeros(5, 3).__getitem__)
-    monkeypatch.setattr("kanlib.machine.memory", lambda: 50)
+    monkeypatch.setattr("kanlib.memory.memory", lambda: 50)
     with pytest.raises(BadInputError, match="logits of 5 images take 60 bytes"):
         models.predict(Odd(torch.exp), split, batch_size=2)
 

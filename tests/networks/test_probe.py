@@ -543,7 +543,7 @@ def test_a_network_that_cannot_be_copied_has_no_exact_derivatives():
 
 @pytest.mark.parametrize("ask", ["responses", "gradients", "local_derivatives", "check"])
 def test_what_memory_cannot_hold_is_refused_before_it_is_computed(probe, sigma, monkeypatch, ask):
-    monkeypatch.setattr("kanlib.machine.memory", lambda: 100)
+    monkeypatch.setattr("kanlib.memory.memory", lambda: 100)
     monkeypatch.setattr(probe.model, "forward", None)
     given = () if ask in ("local_derivatives", "check") else (sigma,)
     with pytest.raises(BadInputError, match=r"examples, 5 components\) take .* lower the number of masks"):

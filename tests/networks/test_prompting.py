@@ -5,7 +5,7 @@ import yaml
 from kanlib import setups, store
 from kanlib.errors import BadInputError
 from kanlib.masks import Split, removals, subsets
-from kanlib.networks import answers, prompting
+from kanlib.networks import prompting
 from kanlib.networks.language import next_token
 from kanlib.networks.probe import Probe
 from kanlib.networks.prompting import beyond_the_sum, prompted
@@ -36,7 +36,7 @@ def rewrite(tmp_path, monkeypatch):
     for name in ("setups", "responses"):
         (tmp_path / name).mkdir()
     monkeypatch.setattr(setups, "FOLDER", tmp_path / "setups")
-    monkeypatch.setattr(answers, "FOLDER", tmp_path / "responses")
+    monkeypatch.setattr(store, "RESPONSES", tmp_path / "responses")
     monkeypatch.setattr(store, "ROOT", tmp_path)
     monkeypatch.setattr(prompting, "_BLOCK", 10)
     small_speaker(tmp_path / "llama")

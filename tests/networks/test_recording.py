@@ -4,7 +4,7 @@ import torch
 from kanlib import store
 from kanlib.errors import BadInputError
 from kanlib.masks import every_removal, gaussian, pair_grid
-from kanlib.networks import answers, recording
+from kanlib.networks import recording
 from kanlib.networks.probe import Probe
 from kanlib.setups import Training
 
@@ -77,7 +77,7 @@ def test_what_was_recorded_stays_where_less_is_asked_for(recorded, rewrite):
 
 
 def test_an_interrupted_recording_goes_on_to_the_same_bytes(recorded, place, monkeypatch):
-    target = answers.path("small")
+    target = store.recording("small")
     whole = target.read_bytes()
     target.unlink()
     save, saved = store.save, []
@@ -100,10 +100,10 @@ def test_a_recording_of_another_model_is_not_mixed_in(recorded, place):
     weights = dict(p.load("model").content)
     weights["2.bias"] = weights["2.bias"] + 1
     p.save("model", weights, accuracy=0.5)
-    before = answers.path("small").read_bytes()
+    before = store.recording("small").read_bytes()
     with pytest.raises(BadInputError, match=r"was recorded with other inputs; move it away"):
         recording.record("small")
-    assert answers.path("small").read_bytes() == before
+    assert store.recording("small").read_bytes() == before
 
 
 def test_a_recording_goes_on_with_the_same_weights_written_anew(recorded, rewrite):
@@ -116,11 +116,11 @@ def test_a_recording_goes_on_with_the_same_weights_written_anew(recorded, rewrit
 
 
 def test_an_image_that_has_changed_is_not_mixed_in(recorded, place, monkeypatch):
-    before = answers.path("small").read_bytes()
+    before = store.recording("small").read_bytes()
     chosen = recording._examples
     monkeypatch.setattr(
         recording, "_examples", lambda *a: {k: (at, x + 0.1, label) for k, (at, x, label) in chosen(*a).items()}
     )
     with pytest.raises(BadInputError, match=r"holds another image as \w+.0; move it away"):
         recording.record("small")
-    assert answers.path("small").read_bytes() == before
+    assert store.recording("small").read_bytes() == before

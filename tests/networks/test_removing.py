@@ -3,7 +3,7 @@ import torch
 
 from kanlib import store
 from kanlib.errors import BadInputError
-from kanlib.networks import answers, models, removing
+from kanlib.networks import models, removing
 from kanlib.networks.components import gated
 from kanlib.networks.outputs import margin
 from kanlib.networks.probe import Probe
@@ -27,7 +27,7 @@ SMALL = {
 @pytest.fixture
 def components(place, monkeypatch, rewrite):
     """Knobs of the small setup."""
-    monkeypatch.setattr(answers, "FOLDER", place / "responses")
+    monkeypatch.setattr(store, "RESPONSES", place / "responses")
     monkeypatch.setattr(removing, "_BLOCK", 15)
     rewrite(components=SMALL)
     return Components.from_setup("small")

@@ -221,7 +221,7 @@ def test_weights_of_an_unknown_model_suggest_the_nearest_model(own):
 
 def test_a_file_that_unpacks_to_more_than_memory_is_refused(own, monkeypatch):
     torch.save({"a": torch.zeros(1000)}, own / "large.pt")
-    monkeypatch.setattr("kanlib.machine.memory", lambda: 1000)
+    monkeypatch.setattr("kanlib.memory.memory", lambda: 1000)
     with pytest.raises(BadInputError, match=r"the weights in large\.pt take .* and the memory here is 1 kB"):
         published("mine.py:plain", "large.pt")
 
