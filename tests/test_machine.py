@@ -13,12 +13,10 @@ from kanlib.machine import (
     enough_memory,
     generator,
     in_precision,
-    memory,
     one_gpu,
-    room_for,
-    size,
     use_threads,
 )
+from kanlib.memory import memory, room_for, size
 
 CPU = torch.device("cpu")
 
