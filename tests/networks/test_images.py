@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from kanlib import machine
+from kanlib import memory
 from kanlib.errors import BadInputError
 from kanlib.networks import images, tables
 
@@ -221,7 +221,7 @@ def test_images_that_are_all_alike_cannot_be_standardised(coloured):
 
 def test_images_that_no_memory_holds_are_refused(coloured, monkeypatch):
     folder = listed(coloured[0], rows())
-    monkeypatch.setattr(machine, "memory", lambda: 36 * 12 * 4 * 4 - 1)
+    monkeypatch.setattr(memory, "memory", lambda: 36 * 12 * 4 * 4 - 1)
     # The table itself is smaller than the images are here.
     monkeypatch.setattr(tables, "room_for", lambda *_: None)
     with pytest.raises(BadInputError, match=r"12 images of 4 × 4 pixels take 6\.91 kB, .*set image_size lower"):
@@ -229,7 +229,7 @@ def test_images_that_no_memory_holds_are_refused(coloured, monkeypatch):
     with pytest.raises(BadInputError, match="1,797 digits of 8 × 8 pixels take 460 kB"):
         images.digits(8, seed=0)
     (folder / "00.png").unlink()
-    monkeypatch.setattr(machine, "memory", lambda: 36 * 12 * 4 * 4)
+    monkeypatch.setattr(memory, "memory", lambda: 36 * 12 * 4 * 4)
     with pytest.raises(BadInputError, match=r"00\.png is not a readable image"):
         images.read(str(folder), size=4)
 

@@ -3,7 +3,7 @@ import csv
 import pytest
 from PIL import Image
 
-from kanlib import machine
+from kanlib import memory
 from kanlib.errors import BadInputError
 from kanlib.networks.tables import listed
 
@@ -184,6 +184,6 @@ def test_what_one_might_not_expect_is_said(table):
 
 
 def test_a_table_that_no_memory_holds_is_refused(table, monkeypatch):
-    monkeypatch.setattr(machine, "memory", lambda: 100)
+    monkeypatch.setattr(memory, "memory", lambda: 100)
     with pytest.raises(BadInputError, match=r"the rows of .*labels\.csv take .*; list fewer pictures"):
         listed(table(HEAD + "a.png,0,cat,test\n"))

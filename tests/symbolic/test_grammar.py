@@ -2,7 +2,6 @@ import pytest
 import sympy
 from sympy.parsing.sympy_parser import convert_xor, parse_expr, standard_transformations
 
-from kanlib import machine
 from kanlib.attribution.coefficients import of_expression
 from kanlib.errors import BadInputError
 from kanlib.store import Artifact
@@ -362,6 +361,6 @@ def test_what_is_no_masks_is_refused(masks, sentence):
 
 
 def test_a_batch_that_memory_cannot_hold_is_refused(monkeypatch):
-    monkeypatch.setattr(machine, "memory", lambda: 10)
+    monkeypatch.setattr("kanlib.memory.memory", lambda: 10)
     with pytest.raises(BadInputError, match=r"the constants of 1 symbolic KANs take .*; run 03_symbolic again"):
         Batch([SymbolicKAN.from_json(stored())])
