@@ -255,10 +255,16 @@ def growth(folder: Path) -> list[claims.Claim]:
 
 
 def against(table: pd.DataFrame) -> list[dict]:
-    """The seconds and MB of stages against examples, and against masks, a row for each point of a chart."""
+    """What stages take against examples, and against masks, a row for each point of a chart."""
     sweeps = {"examples": table[table["masks"] == FEW_MASKS], "masks": table[table["examples"] == FEW_EXAMPLES]}
     return [
-        {"stage": row["stage"], "against": name, "number": row[name], "seconds": row["seconds"], "MB": row["MB"]}
+        {
+            "stage": row["stage"],
+            "against": name,
+            "number": row[name],
+            "seconds an example": row["seconds"] / row["examples"],
+            "MB": row["MB"],
+        }
         for name, rows in sweeps.items()
         for row in rows.to_dict("records")
     ]
