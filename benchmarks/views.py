@@ -341,6 +341,9 @@ def ledger_rows(found: Found, subject: Subject) -> list[claims.Claim]:
             mean(found.explained),
         ),
     ]
+    rows.append(
+        claim(f"{prefix}.accuracy", f"Test accuracy, mean over {len(SEEDS)} networks", mean(found.accuracy))
+    )
     rows += [
         claim(f"{prefix}.active_masks.gain_{view}", f"{said}{view} of {where}", mean(shares))
         for view, shares in found.gains.items()
