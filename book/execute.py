@@ -54,10 +54,15 @@ def execute(notebook: Path, target: Path, parameters: dict[str, str], progress: 
         if sentence := _sentence(notebook.stem, error):
             raise BadInputError(of_shard + sentence) from error
         raise
-    for output in (output for cell in done.cells for output in cell.get("outputs", ())):
+    _forget_places(done)
+    write_whole(target, nbformat.writes(done).encode())
+
+
+def _forget_places(executed: nbformat.NotebookNode) -> None:
+    """Take out of its warnings where on this machine they were given."""
+    for output in (output for cell in executed.cells for output in cell.get("outputs", ())):
         if output.get("name") == "stderr":
             output.text = _PLACE.sub(r"\1", output.text)
-    write_whole(target, nbformat.writes(done).encode())
 
 
 @contextmanager

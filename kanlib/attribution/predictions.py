@@ -96,9 +96,9 @@ def prediction(p: Views, model: nn.Module, data: Images, n_train: int | None = N
         lambda weights: layer.logits(query, weights) @ slope,
         [f"group {g + 1}" for g in range(len(layer.gram))],
         256,
-        torch.float64,
-        p.most_players,
-        lambda weights: layer.second(query, slope, weights),
+        dtype=torch.float64,
+        most=p.most_players,
+        second=lambda weights: layer.second(query, slope, weights),
     )
     ordered = {"features": games["features"], "data": of_data, "components": games["components"]}
     return Prediction(probe, lead, ordered, twice, remembered, {})

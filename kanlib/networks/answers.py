@@ -115,12 +115,13 @@ def recorded(setup: str) -> store.Artifact:
         BadInputError: nothing was recorded of it, or the file is damaged, is of another setup, or holds parts that
             do not fit each other.
     """
-    if not store.recording(setup).exists():
+    file = store.recording(setup)
+    if not file.exists():
         raise BadInputError(
-            f"data/responses/{store.recording(setup).name} is missing: no responses of {setup} were recorded; "
+            f"data/responses/{file.name} is missing: no responses of {setup} were recorded; "
             f"run make record SETUPS={setup}, or set source to live."
         )
-    found = store.load(store.recording(setup), kind="responses")
+    found = store.load(file, kind="responses")
     of = found.record["parameters"].get("setup")
     if stem(of) != name_of(setup):
         raise found.wrong(f"it was recorded of setup {shown(of)}, expected {name_of(setup)}")
