@@ -27,6 +27,8 @@ ASKED_FOR = {name: setups.of_notebook(name) for name in NOTEBOOKS if setups.of_n
 # Into how many shards examples are split, of the notebooks that treat each example alike.
 N_SHARDS = int(config.setdefault("shards", 1))
 SHARDED = [name for name in NOTEBOOKS if N_SHARDS > 1 and issubclass(setups.of_notebook(name), setups.OfExamples)]
+# Whose knobs a chapter reads beside its own.
+READ = {name: sources.sections(file, setups.STAGES) for name, file in NOTEBOOKS.items()}
 NOT_SOURCES = {"setups", "__pycache__", ".ipynb_checkpoints"}
 
 
@@ -66,14 +68,12 @@ def shards_of(setup):
 def knobs(notebook, setup):
     """What an artifact is determined by; how many shards there are beside a shard does not change it."""
     left_out = {"n_examples"} if notebook in SHARDED else set()
-    return setups.of_notebook(notebook).from_setup(setup).model_dump(exclude=left_out)
+    others = {name: setups.STAGES[name].from_setup(setup).model_dump() for name in READ[notebook]}
+    return setups.of_notebook(notebook).from_setup(setup).model_dump(exclude=left_out), others
 
 
 def threads(notebook):
-    """A whole notebook has all cores; shards run side by side, each with the threads that its bits depend on."""
-    # A cluster has no number of cores.
-    if notebook not in SHARDED and (cores := workflow.resource_settings.cores):
-        return cores
+    """Those that its bits depend on: chapters that do not wait for each other, and shards, run side by side."""
     return lambda wildcards: setups.of_notebook(notebook).from_setup(wildcards.setup).threads
 
 
@@ -155,6 +155,8 @@ for notebook, template in NOTEBOOKS.items():
             knobs=lambda wildcards, notebook=notebook: knobs(notebook, wildcards.setup),
             shard=lambda wildcards: wildcards.get("shard", ""),
         threads: threads(notebook)
+        # The first chapters are what others wait for.
+        priority: len(NOTEBOOKS) - list(NOTEBOOKS).index(notebook)
         message:
             "{wildcards.setup}: " + notebook + (", examples {wildcards.shard}" if notebook in SHARDED else "")
         # The notebook's progress bars go straight through. ipykernel warns that its sockets, which are local, are

@@ -56,6 +56,16 @@ def use_threads(n: int) -> None:
     threadpool_limits(n, "blas")
 
 
+@contextmanager
+def threads_kept() -> Iterator[None]:
+    """Let torch compute with as many threads afterwards as before, whatever is called meanwhile."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def workers(device: torch.device) -> int:
     """How many pieces of work :func:`side_by_side` should do at a time: on the CPU one a thread, else one."""
     return torch.get_num_threads() if device.type == "cpu" else 1
@@ -63,12 +73,8 @@ def workers(device: torch.device) -> int:
 
 def side_by_side(function: Callable[[_Piece], _Result], pieces: Iterable[_Piece], n: int) -> list[_Result]:
     """``function`` of every piece, on ``n`` threads, for work whose tensors are too small to share."""
-    threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(n, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(function, pieces))
-    finally:
-        torch.set_num_threads(threads)
+    with threads_kept(), ThreadPoolExecutor(n, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return list(pool.map(function, pieces))
 
 
 @contextmanager

@@ -6,7 +6,7 @@ Nothing is executed. The Snakefile, the API page and the test of the layers ask 
 import ast
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from kanlib.errors import BadInputError
@@ -61,6 +61,21 @@ def artifacts(notebook: Path) -> tuple[list[str], list[str]]:
                 found[verb].append(kind)
     saved = list(dict.fromkeys(found["save"]))
     return [kind for kind in dict.fromkeys(found["load"]) if kind not in saved], saved
+
+
+def sections(notebook: Path, stages: Mapping[str, type]) -> list[str]:
+    """Sections of a setup whose knobs a notebook reads beside its own, ``Surrogate.from_setup(…)`` say.
+
+    Args:
+        notebook: the file.
+        stages: section → the class of its knobs.
+    """
+    asked = {
+        node.value.id
+        for node in ast.walk(_parsed(notebook))
+        if isinstance(node, ast.Attribute) and node.attr == "from_setup" and isinstance(node.value, ast.Name)
+    }
+    return [section for section, stage in stages.items() if stage.__name__ in asked]
 
 
 def _parsed(file: Path) -> ast.Module:

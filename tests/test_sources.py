@@ -75,6 +75,13 @@ def test_a_notebook_depends_on_the_imports_of_its_code_cells(package, tmp_path):
     assert sources.artifacts(notebook) == (["x"], ["table"])
 
 
+def test_a_notebook_reads_the_knobs_of_other_sections(tmp_path):
+    notebook = tmp_path / "05_more.ipynb"
+    cells = [{"cell_type": "code", "source": ["knobs = Surrogate.from_setup(p.setup)\n", "p.from_setup\n", "Training"]}]
+    notebook.write_text(json.dumps({"cells": cells}), encoding="utf8")
+    assert sources.sections(notebook, setups.STAGES) == ["surrogate"]
+
+
 def test_a_readers_own_notebooks_do_not_count(tmp_path):
     for name in ("02_surrogate", "Untitled", "02_surrogate-Copy1", "00_training", "1_more", "my_03_symbolic"):
         (tmp_path / f"{name}.ipynb").touch()

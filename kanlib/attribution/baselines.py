@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from kanlib.attribution.surrogates import Surrogate
 from kanlib.errors import BadInputError, cause
+from kanlib.machine import threads_kept
 from kanlib.masks import Split, Subset, removals, subsets
 from kanlib.setups import Surrogate as Knobs
 
@@ -280,9 +281,10 @@ class Spex(SetFunction):
             asked.append(0 - torch.from_numpy(np.asarray(coalitions, dtype=np.float32)))
             return table.at(asked[-1]).responses[0].double().numpy()
 
-        shapiq = _shapiq()
-        spex = shapiq.SPEX(n=m, index="FBII", max_order=m, random_state=self.knobs.seed)
-        values = spex.approximate(self.budget or 2**m, answer).dict_values
+        # What it loads and calls sets the threads of the whole process.
+        with threads_kept():
+            spex = _shapiq().SPEX(n=m, index="FBII", max_order=m, random_state=self.knobs.seed)
+            values = spex.approximate(self.budget or 2**m, answer).dict_values
         self.asked = torch.cat(asked).unique(dim=0)
         known = table.at(self.asked)
         return _through_rest({s: float(value) for s, value in values.items() if s}, *_removed(known))

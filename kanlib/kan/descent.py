@@ -80,16 +80,18 @@ def descend(
         source: of the order of the masks, on the CPU.
     """
     weights = [p.detach().clone().requires_grad_() for p in (*start, data.y.mean(1, keepdim=True))]
-    optimiser = torch.optim.Adam(weights, schedule.rate)
+    optimiser = torch.optim.Adam(weights, schedule.rate, fused=True)
     cycle = OneCycleLR(optimiser, schedule.rate, total_steps=schedule.steps + 1, pct_start=_RISING)
     average, best = ([w.detach().clone() for w in weights] for _ in range(2))
     new = min(1.0, 1 / (_WINDOW * schedule.steps))
     lowest, kept_step = torch.full_like(decay, torch.inf), torch.zeros_like(decay, dtype=torch.long)
     between = max(1, schedule.steps // _LOOKS)
     minibatches = _minibatches(data.y.shape[1], schedule.minibatch, source)
+    # A mask a row, so that picking some reads whole rows.
+    inputs, y = data.inputs.T.contiguous(), data.y.T.contiguous()
     for step in range(1, schedule.steps + 1):
         masks = next(minibatches).to(decay.device)
-        residual = model(weights[:-1], data.inputs[:, masks]) + weights[-1] - data.y[:, masks]
+        residual = model(weights[:-1], inputs[masks].T) + weights[-1] - y[masks].T
         optimiser.zero_grad()
         residual.square().mean(1).sum().backward()
         with torch.no_grad():

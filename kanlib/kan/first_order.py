@@ -78,24 +78,30 @@ class _EvenFeatures(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, middles: Tensor, interval: Tensor, order: int) -> Tensor:
-        away = (x[:, :, None] - middles[..., None]) / interval[..., None]
-        distance = away.abs()
-        spline, slope = torch.zeros_like(away), torch.zeros_like(away)
+        away = (x / interval)[:, :, None] - middles[..., None]
+        feats = x.new_empty(*x.shape[:2], 1 + away.shape[2], x.shape[2])
+        spline, slope = feats[:, :, 1:], torch.zeros_like(away)
+        inside = ((order + 1) / 2 - away.abs()).clamp_min_(0)
         for j in range((order + 1) // 2):
             weight = (-1) ** j * comb(order + 1, j) / factorial(order)
-            inside = ((order + 1) / 2 - j - distance).clamp_min_(0)
+            if j:
+                inside = inside.sub_(1).clamp_min_(0)
             power = inside ** (order - 1)
-            slope.sub_(power, alpha=weight * order)
-            spline.add_(power.mul_(inside), alpha=weight)
+            slope.add_(power, alpha=weight * order)
+            if j:
+                spline.addcmul_(power, inside, value=weight)
+            else:
+                torch.mul(power.mul_(weight), inside, out=spline)
         s = torch.sigmoid(x)
-        rate = s * (1 + x * (1 - s))
-        ctx.save_for_backward(torch.cat([rate[:, :, None], slope.mul_(away.sign_()).div_(interval[..., None])], 2))
-        return torch.cat([(x * s)[:, :, None], spline], 2)
+        torch.mul(x, s, out=feats[:, :, 0])
+        ctx.save_for_backward(s * (1 + x * (1 - s)), slope.copysign_(away), interval)
+        return feats
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        (slopes,) = ctx.saved_tensors
-        return (gradients[0] * slopes).sum(2), None, None, None
+        rate, slope, interval = ctx.saved_tensors
+        of_silu, of_splines = gradients[0][:, :, 0], gradients[0][:, :, 1:]
+        return rate * of_silu - (slope * of_splines).sum(2) / interval, None, None, None
 
 
 def even_features(x: Tensor, grid: Tensor, order: int) -> Tensor:
@@ -109,4 +115,4 @@ def even_features(x: Tensor, grid: Tensor, order: int) -> Tensor:
     interval = (grid[..., -1:] - grid[..., :1]) / (grid.shape[-1] - 1)
     n = grid.shape[-1] - 1 + order
     steps = torch.arange(n, dtype=grid.dtype, device=grid.device) - (order - 1) / 2
-    return _EvenFeatures.apply(x, grid[..., :1] + interval * steps, interval, order)
+    return _EvenFeatures.apply(x, grid[..., :1] / interval + steps, interval, order)

@@ -69,9 +69,10 @@ def test_proxyspex_finds_a_sparse_function():
 @pytest.mark.slow
 def test_spex_finds_a_sparse_function_by_what_it_asks():
     """Its codes are compiled first, which takes longer than all else here."""
-    table = splits(8, 2, [1], n_terms=12)[0].of(slice(1))
+    table, threads = splits(8, 2, [1], n_terms=12)[0].of(slice(1)), torch.get_num_threads()
     found = Spex(KNOBS, budget=264).fit(table, table.part(0))
     assert found.failed == {}
+    assert torch.get_num_threads() == threads
     assert metrics.pearson(found.predict(table.masks), table.responses) > 0.95
     assert len(found.asked) <= 256
     assert found.asked.unique().tolist() == [-1, 0]
