@@ -53,8 +53,14 @@ def pages(html: Path) -> list[str]:
 
 
 def looked_at(browser: BrowserContext, address: str) -> dict[str, list[str]]:
-    """What is wrong with a page: requests to other hosts, requests that fail, the console, charts, formulas."""
-    found: dict[str, list[str]] = {"external": [], "failed": [], "console": [], "empty": []}
+    """What is wrong with a page, by kind of fault.
+
+    ``external`` and ``failed`` requests, errors on the ``console``, charts and formulas that are ``empty``, charts
+    and tables of figures that are ``bare`` of a number and a caption, and whether it is too ``wide`` for a phone,
+    where it would scroll sideways.
+    """
+    kinds = ("external", "failed", "console", "empty", "bare", "wide")
+    found: dict[str, list[str]] = {kind: [] for kind in kinds}
     page = browser.new_page()
     page.on("console", lambda m: found["console"].append(m.text) if m.type == "error" else None)
     page.on("pageerror", lambda error: found["console"].append(str(error)))
@@ -71,17 +77,11 @@ def looked_at(browser: BrowserContext, address: str) -> dict[str, list[str]]:
     page.route("**/*", allow)
     page.goto(address, wait_until="load")
     settled(page)
-    found["empty"] = page.evaluate(_EMPTY)
-    page.close()
-    return found
-
-
-def uncaptioned(browser: BrowserContext, address: str) -> list[str]:
-    """Charts and tables of figures of a page that have no number and no caption."""
-    page = browser.new_page()
-    page.goto(address)
+    found["empty"], found["bare"] = page.evaluate(_EMPTY), page.evaluate(_UNCAPTIONED)
+    page.set_viewport_size(PHONE)
     settled(page)
-    found = page.evaluate(_UNCAPTIONED)
+    width = page.evaluate("document.scrollingElement.scrollWidth")
+    found["wide"] = [f"{width} pixels"] if width > PHONE["width"] else []
     page.close()
     return found
 
@@ -187,17 +187,6 @@ def violations(browser: BrowserContext, address: str, theme: Literal["light", "d
     ]
 
 
-def too_wide(browser: BrowserContext, address: str) -> bool:
-    """Whether a page scrolls sideways on a phone."""
-    page = browser.new_page()
-    page.set_viewport_size(PHONE)
-    page.goto(address)
-    settled(page)
-    width = page.evaluate("document.scrollingElement.scrollWidth")
-    page.close()
-    return width > PHONE["width"]
-
-
 def dead_links(html: Path) -> list[str]:
     """Internal links whose page or anchor does not exist."""
     texts = {name: (html / name).read_text(encoding="utf8") for name in pages(html)}
@@ -228,7 +217,6 @@ def main() -> None:
         answers = network(Perturbation.from_setup(SETUP))
         form, grid = story_errors(browser, base + "index.html", short, answers.grid())
         removed = removal_error(browser, base + MIXER, answers.removals().part(40))
-        bare = [found for name in names for found in uncaptioned(browser, base + name)]
         serious = [
             f"{name}, {theme}: {found}"
             for name in names
@@ -237,8 +225,10 @@ def main() -> None:
         ]
     for name, found in seen.items():
         print(name, {kind: what for kind, what in found.items() if what} or "is well", flush=True)
-    print(*serious, *bare, sep="\n")
-    external, console = (sum(len(found[kind]) for found in seen.values()) for kind in ("external", "console"))
+    print(*serious, sep="\n")
+    external, console, bare = (
+        sum(len(found[kind]) for found in seen.values()) for kind in ("external", "console", "bare")
+    )
     rows = [
         ("external_requests", "Requests of all pages to other hosts", external, "<= 0"),
         ("console_errors", "Errors on the console, of all pages", console, "<= 0"),
@@ -247,7 +237,7 @@ def main() -> None:
         ("story_truth", "Network in the story against its recorded grid, relative, at 20 points", grid, "<= 0"),
         ("mixer_truth", "Network in the mixer against its recorded removals, relative, of 40", removed, "<= 0"),
         ("axe_serious", "Serious findings of axe-core, all pages, light and dark", len(serious), "<= 0"),
-        ("captioned", "Charts and tables of figures without a number and a caption, all pages", len(bare), "<= 0"),
+        ("captioned", "Charts and tables of figures without a number and a caption, all pages", bare, "<= 0"),
         ("mean_page_mb", f"Size of a page in MB, mean over {len(names)}", sum(sizes) / len(sizes), "<= 2"),
         ("largest_page_mb", "Size of the largest page in MB", max(sizes), "<= 5"),
     ]

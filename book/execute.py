@@ -27,7 +27,7 @@ from kanlib.files import write_whole
 _PLACE = re.compile(r"^/.+?:\d+: (?=\w*Warning: )(.*\n)(  .*\n)?", re.MULTILINE)
 #: What glibc, where a kernel has it, keeps of freed memory. A fit asks for tensors of the same megabytes at every
 #: step, and what goes back to the system has to be cleared before it comes again: a fifth of the time.
-_KEPT = {"MALLOC_MMAP_THRESHOLD_": 2**25, "MALLOC_TRIM_THRESHOLD_": 2**28}
+_KEPT = {"MALLOC_MMAP_THRESHOLD_": 2**25, "MALLOC_TRIM_THRESHOLD_": 2**26}
 _LOWER = "lower what the setup asks for, such as n_fit, n_examples or batch_size"
 
 

@@ -77,7 +77,8 @@ def test_a_notebook_depends_on_the_imports_of_its_code_cells(package, tmp_path):
 
 def test_a_notebook_reads_the_knobs_of_other_sections(tmp_path):
     notebook = tmp_path / "05_more.ipynb"
-    cells = [{"cell_type": "code", "source": ["knobs = Surrogate.from_setup(p.setup)\n", "p.from_setup\n", "Training"]}]
+    source = ["knobs = Surrogate.from_setup(p.setup)\n", "p.from_setup\n", "Training"]
+    cells = [{"cell_type": "code", "source": source}]
     notebook.write_text(json.dumps({"cells": cells}), encoding="utf8")
     assert sources.sections(notebook, setups.STAGES) == ["surrogate"]
 

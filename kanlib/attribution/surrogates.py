@@ -8,7 +8,7 @@ fits, scores and draws it.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -181,9 +181,21 @@ class Trees(EachExample):
             shape = {"learning_rate": 0.1, "max_leaf_nodes": leaves}
             grown = HistGradientBoostingRegressor(max_iter=500, early_stopping=False, **shape).fit(x, y)
             errors = [np.square(values - truth).mean() for values in grown.staged_predict(unseen)]
-            candidates.append((min(errors), int(np.argmin(errors)) + 1, shape))
-        _, number, shape = min(candidates, key=lambda c: c[0])
-        return HistGradientBoostingRegressor(max_iter=number, early_stopping=False, **shape).fit(x, y)
+            candidates.append((min(errors), int(np.argmin(errors)), grown))
+        _, last, grown = min(candidates, key=lambda c: c[0])
+        return UpTo(grown, last)
+
+
+@dataclass(frozen=True)
+class UpTo:
+    """Boosted trees up to the one at that place: what so many would have been without the others."""
+
+    grown: HistGradientBoostingRegressor
+    last: int
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """``[N]`` at ``x`` ``[N, m]``."""
+        return next(islice(self.grown.staged_predict(x), self.last, None))
 
 
 @dataclass
