@@ -46,6 +46,12 @@ _UNCAPTIONED = """() => [
     .filter((shown) => !shown.closest("figure")?.querySelector(".caption-number"))
     .map((shown) => `${shown.className}: ${shown.textContent.trim().slice(0, 80)}`)"""
 
+# What is wider than its box, where a reader has to move it sideways; a formula in a line measures itself.
+_CUT = """(which) => [...document.querySelectorAll(which)]
+    .filter((box) => box === document.documentElement || getComputedStyle(box).overflowX !== "visible")
+    .filter((box) => box.clientWidth && box.scrollWidth > box.clientWidth + 2 && !box.closest("span.math"))
+    .map((box) => `${box.scrollWidth} pixels: ${box.textContent.trim().slice(0, 80)}`)"""
+
 
 def pages(html: Path) -> list[str]:
     """Every page of the book, by its path."""
@@ -56,10 +62,10 @@ def looked_at(browser: BrowserContext, address: str) -> dict[str, list[str]]:
     """What is wrong with a page, by kind of fault.
 
     ``external`` and ``failed`` requests, errors on the ``console``, charts and formulas that are ``empty``, charts
-    and tables of figures that are ``bare`` of a number and a caption, and whether it is too ``wide`` for a phone,
-    where it would scroll sideways.
+    and tables of figures that are ``bare`` of a number and a caption, tables and code that are ``cut`` on a screen
+    of 1,280 pixels, and what is too ``wide`` for a phone: a chart, or the page, which would scroll sideways.
     """
-    kinds = ("external", "failed", "console", "empty", "bare", "wide")
+    kinds = ("external", "failed", "console", "empty", "bare", "cut", "wide")
     found: dict[str, list[str]] = {kind: [] for kind in kinds}
     page = browser.new_page()
     page.on("console", lambda m: found["console"].append(m.text) if m.type == "error" else None)
@@ -78,10 +84,11 @@ def looked_at(browser: BrowserContext, address: str) -> dict[str, list[str]]:
     page.goto(address, wait_until="load")
     settled(page)
     found["empty"], found["bare"] = page.evaluate(_EMPTY), page.evaluate(_UNCAPTIONED)
+    found["cut"] = page.evaluate(_CUT, ".bd-article *")
     page.set_viewport_size(PHONE)
+    page.reload()
     settled(page)
-    width = page.evaluate("document.scrollingElement.scrollWidth")
-    found["wide"] = [f"{width} pixels"] if width > PHONE["width"] else []
+    found["wide"] = page.evaluate(_CUT, "html, .vega-chart")
     page.close()
     return found
 

@@ -43,7 +43,9 @@ def seen(html, site):
     return found
 
 
-@pytest.mark.parametrize("kinds", [("external", "failed", "console", "empty"), ("bare",), ("wide",)], ids="-".join)
+@pytest.mark.parametrize(
+    "kinds", [("external", "failed", "console", "empty"), ("bare",), ("cut",), ("wide",)], ids="-".join
+)
 def test_every_page_draws_is_captioned_and_fits_a_phone(seen, kinds):
     wrong = {name: {kind: found[kind] for kind in kinds if found[kind]} for name, found in seen.items()}
     assert {name: found for name, found in wrong.items() if found} == {}

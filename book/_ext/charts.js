@@ -3,6 +3,7 @@
 (() => {
   const root = document.documentElement;
   const NARROWEST = 60; // pixels of a panel
+  const SHORT = 90; // pixels of an axis's words where there is little room
   const SETTLING = 200; // milliseconds without another change of width
 
   // The colours that a chart takes from the page, as a Vega configuration.
@@ -29,11 +30,24 @@
     return new Set(spec.datasets[spec.data.name].map((row) => row[field])).size;
   }
 
-  // Make a chart narrower by one step: panels under each other first, then narrower ones. False where nothing helps.
+  // The legends of a chart that have several columns, wherever in it they stand.
+  function wideLegends(part) {
+    if (part === null || typeof part !== "object") return [];
+    const own = part.legend?.columns > 1 ? [part.legend] : [];
+    const inside = Object.entries(part).filter(([name]) => name !== "datasets" && name !== "data");
+    return own.concat(inside.flatMap(([, value]) => wideLegends(value)));
+  }
+
+  // Make a chart narrower by one step: panels under each other first, then the legends and what is in them, then
+  // narrower panels, then shorter words. False where nothing helps.
   function narrow(spec, excess) {
     const panel = spec.spec ?? spec;
+    const legends = wideLegends(spec);
     if (spec.columns > 1) spec.columns -= 1;
+    else if (legends.length) for (const legend of legends) legend.columns -= 1;
+    else if (!spec.config.legend.layout) spec.config.legend.layout = { bottom: { direction: "vertical" } };
     else if (panel.width > NARROWEST) panel.width = Math.max(NARROWEST, panel.width - Math.ceil(excess / across(spec)));
+    else if (spec.config.axis.labelLimit !== SHORT) spec.config.axis.labelLimit = SHORT;
     else return false;
     return true;
   }

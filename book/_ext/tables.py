@@ -5,14 +5,19 @@ from collections.abc import Sequence
 
 from docutils import nodes
 
+_MANY = 7  # columns
+
 
 def table(widths: dict[str, int], rows: list[list], kind: str) -> nodes.table:
-    """A table of the class ``kind``: a column of each name and width, and its rows, lists of cells or finished."""
+    """A table of the class ``kind``: a column of each name and width, and its rows, lists of cells or finished.
+
+    With many columns it is of the class ``wide`` too.
+    """
     group = nodes.tgroup(cols=len(widths))
     group += [nodes.colspec(colwidth=width) for width in widths.values()]
     group += nodes.thead("", row([nodes.Text(name) for name in widths]))
     group += nodes.tbody("", *[cells if isinstance(cells, nodes.row) else row(cells) for cells in rows])
-    return nodes.table("", group, classes=[kind])
+    return nodes.table("", group, classes=[kind, *(["wide"] if len(widths) >= _MANY else [])])
 
 
 def row(cells: list, ids: Sequence[str] = (), classes: Sequence[str] = ()) -> nodes.row:
