@@ -52,6 +52,12 @@ _CUT = """(which) => [...document.querySelectorAll(which)]
     .filter((box) => box.clientWidth && box.scrollWidth > box.clientWidth + 2 && !box.closest("span.math"))
     .map((box) => `${box.scrollWidth} pixels: ${box.textContent.trim().slice(0, 80)}`)"""
 
+# Legends that end beyond their chart.
+_LEGENDS = """() => [...document.querySelectorAll(".vega-chart .role-legend")]
+    .filter((legend) => legend.getBoundingClientRect().right
+        > legend.closest(".vega-chart").getBoundingClientRect().right + 1)
+    .map((legend) => `legend: ${legend.textContent.slice(0, 80)}`)"""
+
 
 def pages(html: Path) -> list[str]:
     """Every page of the book, by its path."""
@@ -88,7 +94,7 @@ def looked_at(browser: BrowserContext, address: str) -> dict[str, list[str]]:
     page.set_viewport_size(PHONE)
     page.reload()
     settled(page)
-    found["wide"] = page.evaluate(_CUT, "html, .vega-chart")
+    found["wide"] = page.evaluate(_CUT, "html, .vega-chart") + page.evaluate(_LEGENDS)
     page.close()
     return found
 

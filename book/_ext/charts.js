@@ -85,9 +85,13 @@
     }
   }
 
-  // By how many pixels a chart is wider than its box; a closed box has no width to exceed.
+  // By how many pixels a chart, or a legend that it cuts, is wider than its box; a closed box has no width to exceed.
   function excess(div) {
-    return div.clientWidth ? div.scrollWidth - div.clientWidth : 0;
+    if (!div.clientWidth) return 0;
+    const edge = div.getBoundingClientRect().right;
+    const legends = [...div.querySelectorAll(".role-legend")];
+    const beyond = legends.map((legend) => Math.floor(legend.getBoundingClientRect().right - edge));
+    return Math.max(div.scrollWidth - div.clientWidth, ...beyond);
   }
 
   const charts = [...document.querySelectorAll(".vega-chart")].map((div) => ({

@@ -207,7 +207,7 @@ class Standings(Directive):
             )
             for claim in sorted(found, key=lambda claim: (STANDINGS.index(standing(claim)), claim.id))
         ]
-        return [tables.table({"KAN is": 10, "by": 20, "difference": 70}, table, "claims")]
+        return [tables.table({"verdict": 12, "by": 20, "difference": 68}, table, "claims")]
 
 
 class Leads(Directive):
