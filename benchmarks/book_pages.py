@@ -50,6 +50,7 @@ _UNCAPTIONED = """() => [
 _CUT = """(which) => [...document.querySelectorAll(which)]
     .filter((box) => box === document.documentElement || getComputedStyle(box).overflowX !== "visible")
     .filter((box) => box.clientWidth && box.scrollWidth > box.clientWidth + 2 && !box.closest("span.math"))
+    .filter((box) => !box.parentElement?.closest("mjx-container"))
     .map((box) => `${box.scrollWidth} pixels: ${box.textContent.trim().slice(0, 80)}`)"""
 
 # Legends that end beyond their chart.

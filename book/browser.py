@@ -43,7 +43,7 @@ def opened(html: Path) -> Iterator[tuple[BrowserContext, str]]:
 
 def settled(page: Page) -> bool:
     """Wait until charts are drawn and formulas are set; False if half a minute has passed in vain."""
-    drawn = """() => [...document.querySelectorAll(".vega-chart")].every((c) => c.querySelector("svg"))
+    drawn = """() => [...document.querySelectorAll(".vega-chart")].every((c) => c.view)
         && [...document.querySelectorAll(".math")].every((f) => f.querySelector("mjx-container"))"""
     try:
         page.wait_for_function(drawn, timeout=PATIENCE // 6)

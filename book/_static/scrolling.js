@@ -1,7 +1,7 @@
 // What scrolls sideways in its own box can be reached, and scrolled, by keyboard.
 (() => {
   const mark = () => {
-    for (const box of document.querySelectorAll(".math, .vega-chart, .text_html, .highlight pre, .bd-content div")) {
+    for (const box of document.querySelectorAll(".math, mjx-container[display], .vega-chart, .text_html, .highlight pre, .bd-content div")) {
       const scrolls = box.scrollWidth > box.clientWidth && /auto|scroll/.test(getComputedStyle(box).overflowX);
       if (scrolls && !box.hasAttribute("tabindex")) box.tabIndex = 0;
     }
