@@ -10,16 +10,18 @@ chooses its learning rate from the same few, by what it explains of stories that
 ``../shared/weights/stories260K``. What was sampled and trained stays in ``_artifacts/sae``, and a run that was
 stopped goes on there; ``--device=cpu`` keeps it off a GPU, and ``--smoke`` tries everything in small, leaving the
 project's data alone. ``data/sae_runs.json`` has each autoencoder, ``data/sae.json`` their means with intervals,
-``data/sae_rates.json`` how rates were chosen, ``data/sae_features.json`` cards of features. ``--record`` writes
-what the chapter is made from instead.
+``data/sae_rates.json`` how rates were chosen, ``data/sae_features.json`` cards of features. ``--output`` asks the
+same of KANs and their controls on what the feed-forward network of that layer puts out, ``data/sae_output.json``;
+``--record`` writes what the chapter is made from, and ``--hours`` measures only what training takes.
 """
 
 import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +51,6 @@ from kanlib.sae import (
 )
 from kanlib.sae.gates import Gates, gates
 from kanlib.sae.recorded import KIND, masks
-from kanlib.sae.training import losses
 from kanlib.setups import SparseAutoencoder
 
 DATA = store.ROOT / "data"
@@ -58,7 +59,7 @@ SETUP, LAYER = "stories260k_sae", 3
 SITE = f"layers.{LAYER}"
 NEURONS = f"{SITE}.feed_forward.w3"
 COMMAND = "python -m benchmarks.sparse_autoencoders"
-TIMED = 4  # steps on two CPU cores, an arm
+TIMED = 10  # steps on two CPU cores, an arm, and three times as many
 DRAWS = 4000  # of seeds and stories behind intervals
 #: Whose features have cards, and how many of them.
 CARDS_OF, CARDS_L0, CARDS = "k1", 16, 96
@@ -75,15 +76,17 @@ CAPABILITIES = [
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of everything."""
+    """How much of everything, of which vectors."""
 
     knobs: SparseAutoencoder
+    site: str = SITE
     stories: int = 8192
     held_out: int = 512
     development: int = 256
     longest: int = 256
     least: int = 2_000_000
     rates: tuple[float, ...] = (0.005, 0.01, 0.02)  # that each arm chooses from
+    chosen_at: int | None = None  # the L0 at which it does; None: all of them
 
     @property
     def runs(self) -> list[Run]:
@@ -92,20 +95,25 @@ class Plan:
 
 
 WHOLE = Plan(SparseAutoencoder(setup=SETUP))
-SMOKE = Plan(
-    SparseAutoencoder(setup=SETUP, features=128, l0=[4, 16], n_seeds=2, steps=20, minibatch=256),
-    24,
-    16,
-    8,
-    64,
-    500,
+#: What KANs and their controls make of what the feed-forward network adds to the stream.
+OUTPUT = Plan(
+    SparseAutoencoder(setup=SETUP, arms=["topk", "k1", "k2", "mlp"], l0=[4, 16]),
+    f"{SITE}.feed_forward",
+    chosen_at=16,
 )
+SMOKE: dict[str, Any] = {"stories": 24, "held_out": 16, "development": 8, "longest": 64, "least": 500}
+SMOKE_KNOBS = {"features": 128, "l0": [4, 16], "n_seeds": 2, "steps": 20, "minibatch": 256}
 
 
 #: What the chapter is made from: stories, and of their vectors so many to train and to test on; tokens whose
 #: features are gated, how many of each, and masks over them.
 RECORDING = Plan(
-    SparseAutoencoder(setup=SETUP, l0=[8], n_seeds=1, steps=1500, minibatch=1024), 352, 40, 8, 256, 50_000, (0.01,)
+    SparseAutoencoder(setup=SETUP, l0=[8], n_seeds=1, steps=1500, minibatch=1024),
+    stories=352,
+    held_out=40,
+    development=8,
+    least=50_000,
+    rates=(0.01,),
 )
 RECORDED = 16_000, 4_000
 GATED, FEATURES = 8, 8
@@ -123,8 +131,9 @@ class Setting:
         development: those by which their learning rates are chosen.
         held: those that they are judged by, with their texts.
         texts: held out.
-        clean: loss of each text in nats, ``[n]``; ``zero``: with zeros in place of the stream.
+        clean: loss of each text in nats, ``[n]``; ``zero``: with zeros in place of the vectors.
         zero: see above.
+        site: the module that puts the vectors out.
     """
 
     network: llama.Llama
@@ -135,6 +144,7 @@ class Setting:
     texts: Texts
     clean: Tensor
     zero: Tensor
+    site: str
 
     def recovered(self, loss: Tensor) -> Tensor:
         """Loss recovered over all texts, of losses ``[..., n]``."""
@@ -166,22 +176,21 @@ def setting(weights: Path, plan: Plan, folder: Path, device: torch.device) -> Se
     first, second = plan.held_out, plan.held_out + plan.development
     parts = rows[:first], rows[first:second], rows[second:]
     held, middle, rest = (of_tokens(some, None, network) for some in parts)
-    training, development = (streams.read(network, some, SITE, 256) for some in (rest, middle))
+    training, development = (streams.read(network, some, plan.site, 256) for some in (rest, middle))
     if len(training) < plan.least:
         raise BadInputError(
             f"{len(training):,} tokens were sampled, expected {plan.least:,}; sample more stories."
         )
     clean = streams.losses(network, held, 256)
-    with streams.replaced(network, SITE, torch.zeros_like):
+    with streams.replaced(network, plan.site, torch.zeros_like):
         zero = streams.losses(network, held, 256)
-    return Setting(
-        network, spelt, training, development, streams.read(network, held, SITE, 256), held, clean, zero
-    )
+    of_held = streams.read(network, held, plan.site, 256)
+    return Setting(network, spelt, training, development, of_held, held, clean, zero, plan.site)
 
 
 def rate_of(arm: str, here: Setting, plan: Plan) -> tuple[float, dict[str, float]]:
     """The rate of an arm, and what each explains of the development vectors, mean over L0 with a seed each."""
-    runs = [Run(l0, 0) for l0 in plan.knobs.l0]
+    runs = [Run(l0, 0) for l0 in ([plan.chosen_at] if plan.chosen_at else plan.knobs.l0)]
     explained: dict[str, float] = {}
     for rate in plan.rates if len(plan.rates) > 1 else ():
         model = train(arm, here.training.vectors, runs, plan.knobs.model_copy(update={"rate": rate}))
@@ -235,7 +244,7 @@ class Found:
 def found(arm: str, here: Setting, plan: Plan, folder: Path) -> Found:
     model, rate, explained = trained(arm, here, plan, folder)
     measures = measured(model, here.held.vectors)
-    loss = text_losses(model, here.network, here.texts, SITE, 256)
+    loss = text_losses(model, here.network, here.texts, here.site, 256)
     live, rows, stable = measures.density > 0, model.rows.detach().cpu(), {}
     for l0 in plan.knobs.l0:
         of = [i for i, run in enumerate(model.runs) if run.l0 == l0]
@@ -319,8 +328,10 @@ def rates(arms: Mapping[str, Found]) -> list[dict]:
     ]
 
 
-def differences(arms: Mapping[str, Found], here: Setting, command: claims.Command) -> list[claims.Claim]:
-    """What K1 and K2 are ahead of their controls by."""
+def differences(
+    arms: Mapping[str, Found], here: Setting, command: claims.Command, family: str = "sae", of: str = ""
+) -> list[claims.Claim]:
+    """What K1 and K2 are ahead of their controls by, as rows of a family that say what vectors they are ``of``."""
     rows = []
     for one, other, words in (
         ("k1", "topk", "a spline a feature before TopK, less that of TopK alone"),
@@ -331,8 +342,8 @@ def differences(arms: Mapping[str, Found], here: Setting, command: claims.Comman
             mine, theirs = (arms[name].losses[arms[name].of(l0)] for name in (one, other))
             rows.append(
                 command.claim(
-                    f"sae.{one}_minus_{other}.loss_recovered.{l0}",
-                    f"Loss recovered by autoencoders with {words}; L0 of {l0}, {len(mine)} seeds, "
+                    f"{family}.{one}_minus_{other}.loss_recovered.{l0}",
+                    f"Loss recovered by autoencoders{of} with {words}; L0 of {l0}, {len(mine)} seeds, "
                     f"{mine.shape[1]} held-out stories",
                     estimate(mine, here, theirs),
                 )
@@ -387,14 +398,14 @@ def sanity(here: Setting, plan: Plan, command: claims.Command) -> list[claims.Cl
     n, x = int(here.texts.predicted.sum()), here.training.vectors
     knobs = plan.knobs.model_copy(update={"features": x.shape[1], "renew": False})
     dense = train("dense", x, [Run(x.shape[1], 0)], knobs, "not sparse")
-    loss = text_losses(dense, here.network, here.texts, SITE, 256)[0]
+    loss = text_losses(dense, here.network, here.texts, here.site, 256)[0]
     source = generator(0, "shuffled")
 
     def shuffled(vectors: Tensor) -> Tensor:
         flat = vectors.flatten(0, -2)
         return flat[torch.randperm(len(flat), generator=source).to(flat.device)].view_as(vectors)
 
-    with streams.replaced(here.network, SITE, shuffled):
+    with streams.replaced(here.network, here.site, shuffled):
         of_others = streams.losses(here.network, here.texts, 256)
     where = f"{n:,} held-out tokens of {len(here.texts)} stories that the Llama wrote itself"
     return [
@@ -421,36 +432,30 @@ def sanity(here: Setting, plan: Plan, command: claims.Command) -> list[claims.Cl
     ]
 
 
-def two_cores(here: Setting, plan: Plan) -> dict[str, float]:
-    """Seconds of a step of each arm with all of its runs on two CPU cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    x = here.training.vectors[: 8 * plan.knobs.minibatch].cpu()
+def two_cores(vectors: Tensor, plan: Plan) -> dict[str, float]:
+    """Seconds of a step of each arm with all of its runs on two CPU cores, setting up and settling left out."""
     seconds: dict[str, float] = {}
-    for arm in plan.knobs.arms:
-        model = Autoencoder(arm, plan.runs, x, plan.knobs.features, plan.knobs.splines)
-        optimiser = torch.optim.Adam(model.parameters(), fused=True)
-        some, times = model.standardised(x[: plan.knobs.minibatch]), []
-        for _ in range(TIMED):
-            start = time.perf_counter()
-            loss = losses(model, some)[2]
-            optimiser.zero_grad()
-            loss.sum().backward()
-            optimiser.step()
-            times.append(time.perf_counter() - start)
-        seconds[arm] = min(times)
-    torch.set_num_threads(threads)
+    x = vectors[: 8 * plan.knobs.minibatch].cpu()
+    with machine.threads_kept():
+        torch.set_num_threads(2)
+        for arm in plan.knobs.arms:
+            took = []
+            for steps in (TIMED, 3 * TIMED):
+                start = time.perf_counter()
+                train(arm, x, plan.runs, plan.knobs.model_copy(update={"steps": steps, "renew": False}))
+                took.append(time.perf_counter() - start)
+            seconds[arm] = (took[1] - took[0]) / (2 * TIMED)
     return seconds
 
 
-def hours(here: Setting, plan: Plan) -> claims.Claim:
+def hours(vectors: Tensor, plan: Plan) -> claims.Claim:
     """How long it takes to train all once on two CPU cores."""
-    seconds = two_cores(here, plan)
+    seconds = two_cores(vectors, plan)
     print("seconds a step on two CPU cores:", {arm: round(value, 3) for arm, value in seconds.items()}, flush=True)
     what = f"{len(seconds)} arms with {len(plan.runs)} autoencoders each, {plan.knobs.steps:,} steps"
-    return claims.Command(COMMAND, device="2 CPU cores").claim(
+    return claims.Command(f"{COMMAND} --hours", device="2 CPU cores").claim(
         "sae.training_hours",
-        f"Hours to train {what}, from the fastest of {TIMED} timed steps of each arm",
+        f"Hours to train {what}, from what {2 * TIMED} steps of each arm take",
         sum(seconds.values()) * plan.knobs.steps / 3600,
         "<= 3",
         aim=True,
@@ -473,7 +478,7 @@ def capabilities(here: Setting, arms: Mapping[str, Found], l0: int) -> list[dict
         with torch.inference_mode():
             rows.append({"prompt": prompt, "next": word, "autoencoder": "none", **said()})
             for arm, function in chosen.items():
-                with streams.replaced(here.network, SITE, function):
+                with streams.replaced(here.network, here.site, function):
                     rows.append({"prompt": prompt, "next": word, "autoencoder": TITLES[arm], **said()})
     return rows
 
@@ -568,23 +573,50 @@ def gated(model: Autoencoder, here: Setting, text: int) -> tuple[Gates, int] | N
     return gates(model, here.network, LAYER, kept[0][: end + 1].clone(), int(row[end + 1]), FEATURES), end
 
 
+def outputs(here: Setting, plan: Plan, folder: Path, target: Path, command: claims.Command) -> list[claims.Claim]:
+    """KANs and their controls on what the feed-forward network puts out; the table goes to ``target``."""
+    arms: dict[str, Found] = {arm: found(arm, here, plan, folder) for arm in plan.knobs.arms}
+    rows = differences(arms, here, command, "sae.output", " of the output of a feed-forward network")
+    n = int(here.texts.predicted.sum())
+    rows.append(
+        command.claim(
+            "sae.output.loss.zero",
+            f"Loss in nats a token with zeros in place of the output of {plan.site}",
+            here.zero.sum().item() / n,
+        )
+    )
+    files.write_json(target / "sae_output.json", tables(arms, here)[1])
+    return rows
+
+
 def main(arguments: Sequence[str]) -> None:
-    smoke = "--smoke" in arguments
-    plan = SMOKE if smoke else WHOLE
+    smoke, of_output = "--smoke" in arguments, "--output" in arguments
+    plan = OUTPUT if of_output else WHOLE
+    if smoke:
+        plan = replace(plan, knobs=plan.knobs.model_copy(update=SMOKE_KNOBS), **SMOKE)
     named = [argument.partition("=")[2] for argument in arguments if argument.startswith("--device=")]
     device = machine.device(named[-1] if named else "auto")
     given = [Path(argument) for argument in arguments if not argument.startswith("-")]
-    folder = store.ARTIFACTS / ("sae_smoke" if smoke else "sae")
+    folder = store.ARTIFACTS / ("sae" + "_output" * of_output + "_smoke" * smoke)
     if device.type == "cpu":
         torch.set_num_threads(2)
     weights = given[0] if given else WEIGHTS
     if "--record" in arguments:
         print(record(weights, store.ARTIFACTS / "sae_recording", device))
         return
+    if "--hours" in arguments:
+        some = setting(weights, RECORDING, store.ARTIFACTS / "sae_recording", device).training.vectors
+        claims.record([hours(some, plan)])
+        return
     command = claims.Command(COMMAND, device=hardware(device))
     start = time.perf_counter()
     here = setting(weights, plan, folder, device)
     print(f"{len(here.training):,} tokens in {time.perf_counter() - start:.0f} s", flush=True)
+    target = folder if smoke else DATA
+    if of_output:
+        rows = outputs(here, plan, folder, target, replace(command, line=f"{COMMAND} --output"))
+        claims.record(rows, *([target / "claims.json"] if smoke else []))
+        return
     rows = sanity(here, plan, command)
     arms: dict[str, Found] = {arm: found(arm, here, plan, folder) for arm in plan.knobs.arms}
     rows += differences(arms, here, command) + measured_claims(arms, here, command)
@@ -592,10 +624,9 @@ def main(arguments: Sequence[str]) -> None:
     l0 = min(plan.knobs.l0, key=lambda value: abs(value - CARDS_L0))
     page = cards(here, arms[CARDS_OF], l0)
     able = capabilities(here, arms, l0)
-    rows.append(hours(here, plan))
+    rows.append(hours(here.training.vectors, plan))
     for row in rows:
         print(row.id, f"{row.value:.5g} [{row.low:.5g}, {row.high:.5g}]", row.target, flush=True)
-    target = folder if smoke else DATA
     files.write_json(target / "sae_runs.json", runs)
     files.write_json(target / "sae.json", means)
     files.write_json(target / "sae_rates.json", rates(arms))

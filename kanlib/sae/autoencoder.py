@@ -130,17 +130,28 @@ class Autoencoder(nn.Module):
         return lambda x: alone(x.reshape(-1, x.shape[-1]))[0].view_as(x)
 
     def one(self, run: int) -> "Autoencoder":
-        """One run alone; it shares nothing with the others, nor with this."""
-        alone = copy.deepcopy(self).eval()
-        alone.runs = [self.runs[run]]
-        alone.sparsifier.targets = [self.runs[run].l0]
-        for module in alone.modules():
-            for name, parameter in module.named_parameters(recurse=False):
-                setattr(module, name, nn.Parameter(parameter.detach()[run : run + 1].clone()))
-            for name, buffer in module.named_buffers(recurse=False):
-                if name in _OF_RUNS:
-                    module.register_buffer(name, buffer[run : run + 1].clone())
-        return alone
+        """One run alone, in evaluation mode; see :meth:`some`."""
+        return self.some([run]).eval()
+
+    def some(self, which: Sequence[int]) -> "Autoencoder":
+        """The runs of these numbers; they share nothing with the others, nor with this."""
+        part = copy.deepcopy(self)
+        part.runs = [self.runs[i] for i in which]
+        part.sparsifier.targets = [run.l0 for run in part.runs]
+        for _, values in part._of_runs():
+            values.data = values.data[list(which)].clone()
+        return part
+
+    def take(self, parts: Sequence["Autoencoder"]) -> None:
+        """Take over what :meth:`some` gave, after it was trained, from the first run on."""
+        kept = [dict(part._of_runs()) for part in parts]
+        for name, values in self._of_runs():
+            values.data.copy_(torch.cat([part[name].detach() for part in kept]))
+
+    def _of_runs(self) -> list[tuple[str, Tensor]]:
+        """What has an axis of runs, by name."""
+        buffers = [(name, buffer) for name, buffer in self.named_buffers() if name.split(".")[-1] in _OF_RUNS]
+        return [*self.named_parameters(), *buffers]
 
 
 #: Length of directions at first. As features are many, those of length 1 overshoot, and turn slowly.

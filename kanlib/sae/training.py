@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kanlib.errors import BadInputError
-from kanlib.machine import generator
+from kanlib.machine import generator, side_by_side, workers
 from kanlib.sae.autoencoder import Autoencoder, Run
 from kanlib.sae.sparsifiers import normalised_error
 
@@ -19,6 +19,8 @@ _WARM = 0.02  # of the steps, in which it rises
 _RENEWALS = (0.15, 0.3, 0.45)
 _WINDOW = 0.1  # share of the steps for which a feature that is dead was never active
 _SETTLED_ON = 16_384  # vectors that thresholds are settled on
+#: Runs that a processor trains at once: the numbers of so many stay in its cache.
+_AT_ONCE = 3
 
 
 class Knobs(Protocol):
@@ -90,14 +92,30 @@ def train(
             "lower minibatch."
         )
     model = Autoencoder(arm, runs, vectors, knobs.features, knobs.splines)
+    parts = torch.arange(len(runs)).split(len(runs) if vectors.is_cuda else _AT_ONCE)
+    total, hidden = steps * len(parts), progress is None
+    with tqdm(total=total, desc=progress, unit="step", mininterval=1, disable=hidden) as bar:
+
+        def trained(which: Tensor) -> Autoencoder:
+            part = model.some(which.tolist())
+            _descend(part, vectors, knobs, which, len(runs), bar)
+            return part
+
+        model.take(side_by_side(trained, parts, workers(vectors.device)))
+    return model.eval()
+
+
+def _descend(model: Autoencoder, vectors: Tensor, knobs: Knobs, which: Tensor, n_runs: int, bar: tqdm) -> None:
+    """Train these autoencoders, numbers ``which`` of ``n_runs``, and settle their thresholds."""
+    n, steps = len(vectors), knobs.steps
     model.train()
     optimiser = torch.optim.Adam(model.parameters(), lr=knobs.rate, fused=True)
     source = generator(knobs.seed, "minibatches")
     renewals = {round(share * steps) for share in _RENEWALS} if knobs.renew else set()
     window = max(1, round(_WINDOW * steps))
-    active = torch.zeros(len(runs), knobs.features, dtype=torch.bool, device=vectors.device)
+    active = torch.zeros(len(which), knobs.features, dtype=torch.bool, device=vectors.device)
     order, at = torch.randperm(n, generator=source).to(vectors.device), 0
-    for step in tqdm(range(steps), progress, unit="step", mininterval=1, disable=progress is None):
+    for step in range(steps):
         if at + knobs.minibatch > n:
             order, at = torch.randperm(n, generator=source).to(vectors.device), 0
         x = model.standardised(vectors[order[at : at + knobs.minibatch]])
@@ -111,11 +129,12 @@ def train(
         if any(step > end - window and step <= end for end in renewals):
             active |= (z > 0).any(1)
         if step in renewals:
-            _renew(model, optimiser, ~active, x, error, generator(knobs.seed, "renewals", step))
+            draws = torch.rand(n_runs, knobs.features, generator=generator(knobs.seed, "renewals", step))
+            _renew(model, optimiser, ~active, x, error, draws[which].to(vectors.device))
             active.zero_()
+        bar.update()
     model.eval()
     _settle(model, vectors)
-    return model
 
 
 def losses(model: Autoencoder, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -147,14 +166,15 @@ def _renew(
     dead: Tensor,
     x: Tensor,
     error: Tensor,
-    source: torch.Generator,
+    draws: Tensor,
 ) -> None:
     """Start dead features ``[R, m]`` again in the direction of vectors drawn by their squared error.
+
+    Each of ``draws`` ``[R, m]``, uniform between 0 and 1, draws one.
 
     Source: Bricken et al. (2023), *Towards monosemanticity*, on resampling; the moments of Adam are cleared too.
     """
     n_runs, m = dead.shape
-    draws = torch.rand(n_runs, m, generator=source).to(x.device)
     passed = error.square().sum(-1).cumsum(-1)
     which = torch.searchsorted(passed, draws * passed[:, -1:]).clamp_max(len(x) - 1)
     directions = F.normalize(error.gather(1, which[..., None].expand(-1, -1, x.shape[1])), dim=-1)
