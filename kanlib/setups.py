@@ -522,6 +522,10 @@ class SparseAutoencoder(Stage):
     minibatch: Batch = Field(2048, description="vectors a minibatch step")
     rate: float = Field(0.01, gt=0, le=1, description="highest learning rate of Adam")
     renew: bool = Field(True, description="whether features that are dead start again in the first half")
+    explainer: Text | None = Field(
+        None, description="address of a chat service that puts features into words; None: none is asked"
+    )
+    explainer_model: Text = Field("default", description="name of the language model there")
     device: Device = Field("auto", description="auto: cuda, else mps, else cpu")
 
 

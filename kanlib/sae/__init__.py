@@ -9,11 +9,13 @@ Example: eight autoencoders of 512 features of the vectors ``[n, d]`` after a la
     shapes(model, 0, held_out.vectors).simple            # which splines are but a shifted ReLU
     text_losses(model, llama, texts, "layers.3")         # the network's loss with reconstructions, [8, n]
 
-``profiles`` are the cards of features, from their ``activations`` and ``logit_weights``. ``gates`` makes
-components of features that are active on one token. ``recorded`` is what the chapter has in place of a network.
+``profiles`` are the cards of features, from their ``activations`` and ``logit_weights``; an ``Explainer`` is a
+language model that puts them into words. ``gates`` makes components of features that are active on one token.
+``recorded`` is what the chapter has in place of a network.
 """
 
 from kanlib.sae.autoencoder import ARMS, TITLES, Autoencoder, Run
+from kanlib.sae.explainers import Explained, Explainer, in_words
 from kanlib.sae.gates import Gates, gates
 from kanlib.sae.measures import Measures, measured, stability, text_losses
 from kanlib.sae.profiles import activations, contexts, logit_weights, moments, profiles, rule_scores
@@ -25,6 +27,8 @@ __all__ = [
     "ARMS",
     "TITLES",
     "Autoencoder",
+    "Explained",
+    "Explainer",
     "Gates",
     "Measures",
     "Recorded",
@@ -33,6 +37,7 @@ __all__ = [
     "activations",
     "contexts",
     "gates",
+    "in_words",
     "logit_weights",
     "measured",
     "moments",
