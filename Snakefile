@@ -249,6 +249,6 @@ rule book:
     # pages anew: those that paste another page's numbers are not rebuilt when the numbers change.
     shell:
         "rm -rf _build/next"
-        " && jupyter-book build book --config _config.yml --toc \"$PWD\"/{input.toc:q} --path-output _build/next"
+        " && python -m book.build build book --config _config.yml --toc \"$PWD\"/{input.toc:q} --path-output _build/next"
         " --all -W --keep-going -q > /dev/null"
         " && rm -rf _build/html && mv _build/next/_build/html _build/html && rm -rf _build/next"

@@ -56,21 +56,20 @@ class Coar:
             )
         room_for(8 * (3 * m * m + n * m), f"normal equations of {m} components", "take fewer components or masks")
         mean, y_mean = data.masks.mean(0, dtype=torch.float64), data.responses.double().mean(1)
-        # Products of removals are counts, which fp32 holds exactly; other masks are multiplied in fp64.
-        counts = bool(((data.masks == 0) | (data.masks == -1)).all())
-        x = data.masks.float() if counts else data.masks.double()
-        gram = (x.T @ x).double().addr_(mean, mean, alpha=-float(n))
-        centred = data.responses.double() - y_mean[:, None]
-        # In blocks: a copy of all masks in fp64 would be the largest thing in memory.
-        blocks = zip(x.split(_BLOCK), centred.split(_BLOCK, 1), strict=True)
-        target = torch.zeros(m, len(centred), dtype=torch.float64)
-        for some, y in blocks:
-            target += some.double().T @ y.T
         unseen = validation.masks.double() - mean
         truth = (validation.responses.double() - y_mean[:, None]).T
-        size = float(gram.diagonal().mean())
-        shifts = (gram.new_full((m,), ridge * size) for ridge in self.ridges)
+        centred = data.responses.double() - y_mean[:, None]
+        # Of fewer masks than components, the products of masks are the smaller system: W = X'(XX' + ρ N v I)⁻¹ Y.
+        rows = data.masks.double() - mean if n < m else None
+        if rows is None:
+            gram, target = _normal_equations(data.masks, mean, centred)
+        else:
+            gram, target, unseen = rows @ rows.T, centred.T, unseen @ rows.T
+        size = float(gram.trace()) / m
+        shifts = (gram.new_full((len(gram),), ridge * size) for ridge in self.ridges)
         weights, choice = by_validation(gram, target, shifts, unseen, truth)
+        if rows is not None:
+            weights = rows.T @ weights
         self.weights, self.chosen = weights.T.contiguous(), gram.new_tensor(list(self.ridges))[choice]
         self.constant = y_mean - self.weights @ mean
         return self
@@ -78,6 +77,19 @@ class Coar:
     def predict(self, masks: Tensor) -> Tensor:
         """``b + w·σ`` of masks ``[N, m]``, ``[E, N]`` (fp64)."""
         return self.constant[:, None] + self.weights @ masks.double().T
+
+
+def _normal_equations(masks: Tensor, mean: Tensor, centred: Tensor) -> tuple[Tensor, Tensor]:
+    """``X'X`` ``[m, m]`` and ``X'Y`` ``[m, E]`` (fp64), of masks less their mean and responses less theirs."""
+    # Products of removals are counts, which fp32 holds exactly; other masks are multiplied in fp64.
+    counts = bool(((masks == 0) | (masks == -1)).all())
+    x = masks.float() if counts else masks.double()
+    gram = (x.T @ x).double().addr_(mean, mean, alpha=-float(len(masks)))
+    # In blocks: a copy of all masks in fp64 would be the largest thing in memory.
+    target = torch.zeros(masks.shape[1], len(centred), dtype=torch.float64)
+    for some, y in zip(x.split(_BLOCK), centred.split(_BLOCK, 1), strict=True):
+        target += some.double().T @ y.T
+    return gram, target
 
 
 def by_validation(

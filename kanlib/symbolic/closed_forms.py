@@ -83,8 +83,12 @@ class ClosedForm:
     @cached_property
     def expression(self) -> sympy.Expr:
         """The form in :data:`X`, offset included."""
+        return self.at(X)
+
+    def at(self, symbol: sympy.Symbol) -> sympy.Expr:
+        """The form in another symbol."""
         symbols = constants(len(self.constants))
-        given = {c: sympy.Float(v) for c, v in zip(symbols, self.constants, strict=True)}
+        given = {c: sympy.Float(v) for c, v in zip(symbols, self.constants, strict=True)} | {X: symbol}
         return substituted(worked_out(self.template), given) + (sympy.Float(self.offset) if self.offset else 0)
 
     @property

@@ -12,7 +12,7 @@ from torch import Tensor
 from kanlib.errors import BadInputError, shown
 from kanlib.memory import room_for
 from kanlib.store import Artifact
-from kanlib.symbolic.closed_forms import ClosedForm, X, compiled, length, number
+from kanlib.symbolic.closed_forms import ClosedForm, compiled, length, number
 from kanlib.symbolic.limits import substituted, written_out
 
 _MOST_LAYERS = 10
@@ -54,7 +54,7 @@ class SymbolicKAN:
         return [
             [
                 sum(
-                    [row[o].expression.subs(X, node) for row, node in zip(forms, self.nodes(layer), strict=True)]
+                    [row[o].at(node) for row, node in zip(forms, self.nodes(layer), strict=True)]
                     + [sympy.Float(bias)],
                     sympy.Integer(0),
                 )
