@@ -33,7 +33,7 @@ SETUPS = ("digits_resnet18", "cifar10_resnet18", "imagenet_deit_tiny")
 COMMAND = claims.Command("python -m benchmarks.guarantees", device="1 CPU core")
 HALF = 0.5  # width of the box around rest
 GAP = 0.01  # standard deviations of an example's responses, that bounds may be off
-BUDGET = 40_000  # parts of a box, a side
+BUDGET = 11_000  # parts of a box, a side
 DRAWN, CLIMBERS, STEPS = 200_000, 2000, 40  # masks, for each form
 BOXES, IN_BOX = 10, 10_000  # drawn at random, for each form, and masks in each
 WIDTHS = (0.01, 0.02, 0.05, 0.1, 0.2)  # of boxes in which signs of pairs are asked about

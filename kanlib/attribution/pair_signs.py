@@ -12,7 +12,7 @@ from torch import Tensor
 from kanlib.masks import Subset, subsets
 from kanlib.symbolic.bounds import checked
 from kanlib.symbolic.intervals import Interval
-from kanlib.symbolic.relaxation import Tables
+from kanlib.symbolic.relaxation import Part, Tables
 from kanlib.symbolic.tabulated import ROUNDING, Sampled, Surrogate, n_components, n_examples
 
 _AT_ONCE = 64  # parts
@@ -49,7 +49,7 @@ def pair_bounds(
         parts = []
         for lows, highs in zip(low.split(_AT_ONCE), high.split(_AT_ONCE), strict=True):
             row, moved = torch.full((len(lows),), one), torch.full((len(lows),), m)
-            parts.append(_mixed(tables.sampled(row, lows, highs, moved), first, second))
+            parts.append(_mixed(tables.sampled(row, Part(lows, highs), moved), first, second))
         least.append(torch.stack([part.low.amin(0) for part in parts]).amin(0))
         most.append(torch.stack([part.high.amax(0) for part in parts]).amax(0))
     return pairs, torch.stack(least), torch.stack(most)

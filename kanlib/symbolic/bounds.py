@@ -7,7 +7,7 @@ rounding, is added to them.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,16 +15,17 @@ from tqdm import tqdm
 
 from kanlib.errors import BadInputError
 from kanlib.kan.kan import KAN
+from kanlib.kan.trees import tree_map
 from kanlib.machine import generator
-from kanlib.symbolic.relaxation import Tables
+from kanlib.symbolic.relaxation import Part, Tables
 from kanlib.symbolic.symbolic_kan import Batch
 from kanlib.symbolic.tabulated import Surrogate, n_components, n_examples
 
-_AT_ONCE = 512  # boxes that are cut at a time
+_AT_ONCE = 128  # boxes that are cut at a time
 _CLIMBERS, _STEPS = 16, 30  # masks that climb in each box, and how often they step
 _STRIDE, _SHRINK = 0.3, 0.85  # of a box's width that the first step takes, and of a step that the next one does
 #: Boxes that are looked at for each side of each box, at most.
-BUDGET = 20_000
+BUDGET = 5_000
 
 
 @dataclass(frozen=True)
@@ -156,56 +157,61 @@ def search(
     reached, point = asked.low.new_full((n,), -torch.inf), asked.low.clone()
     settled, n_boxes = asked.low.new_full((n,), -torch.inf), torch.zeros(n, dtype=torch.long)
 
-    def looked(of: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, ...]:
-        """The boxes of these questions, their bounds, and where to cut; what their best points reach is noted."""
-        top = tables.highest(asked.row[of], low, high, asked.sign[of], moved[of])
-        at = _whole(top.point, low, high) if tables.whole else top.point
+    def looked(of: Tensor, part: Part) -> tuple[Part, Tensor, Tensor]:
+        """What is left of parts of these questions, their bounds, and where to cut; what is reached is noted."""
+        rows, signs, most = asked.row[of], asked.sign[of], moved[of]
+        top = tables.highest(rows, part, signs, most, enough()[of])
+        at = _whole(top.point, part.low, part.high) if tables.whole else top.point
         possible = top.bound.isfinite()
-        values = asked.sign[of] * answers(example[asked.row[of]], at)
+        values = signs * answers(example[rows], at)
         values = values.masked_fill(~possible | values.isnan(), -torch.inf)
         best = reached.scatter_reduce(0, of, values, "amax")
         better = (values == best[of]) & (best[of] > reached[of])
         point[of[better]] = at[better]
         reached.copy_(best)
         n_boxes.index_add_(0, of, torch.ones_like(of))
-        # Where a function rises with a gate all over the box, it is highest at that gate's upper end.
-        all_free = (moved[of] >= m)[:, None]
-        wide = (low < high).any(1)
-        low = torch.where(all_free & (top.slope.low >= 0), high, low)
-        high = torch.where(all_free & (top.slope.high <= 0), low, high)
+        # Where a function rises with a gate all over the box, it is highest at that gate's upper end. On the way
+        # there it does not come to what was left out, since that is lower.
+        free, wide = (most >= m)[:, None], (part.low < part.high).any(1)
+        low = torch.where(free & (top.slope.low >= 0), top.part.high, top.part.low)
+        high = torch.where(free & (top.slope.high <= 0), low, top.part.high)
         bound, pinned = top.bound, wide & (low == high).all(1)
         if pinned.any():
             # Nothing is left to cut, so the one mask that is left is bounded itself.
-            rows, at, ends = asked.row[of[pinned]], low[pinned], asked.sign[of[pinned]]
-            bound = bound.masked_scatter(pinned, tables.highest(rows, at, at, ends, moved[of[pinned]]).bound)
+            one = Part(low[pinned], low[pinned])
+            alone = tables.highest(rows[pinned], one, signs[pinned], most[pinned]).bound
+            bound = bound.masked_scatter(pinned, alone)
         # A plane is the further from the function, the more its slope may vary.
         doubt = (high - low) * (1e-9 + top.slope.high - top.slope.low)
-        return low, high, bound, doubt.argmax(-1)
+        return replace(top.part, low=low, high=high), bound, doubt.argmax(-1)
 
     def enough() -> Tensor:
         """The bound that each question is content with."""
-        return torch.where(reached > threshold, reached + asked.gap, threshold)
+        # A little less than the gap, which the sum rounds.
+        return torch.where(reached > threshold, reached + (1 - 1e-9) * asked.gap, threshold)
 
     of = torch.arange(n)
     if not tables.whole and (moved >= m).all():
         reached, point = _climbed(answers, example[asked.row], asked)
-    low, high, bound, cut = looked(of, asked.low, asked.high)
+    part, bound, cut = looked(of, Part(asked.low, asked.high))
     with tqdm(desc=title, total=n, unit="bound", mininterval=1, disable=title is None) as bar:
         while True:
-            splittable = (high - low).gather(1, cut[:, None])[:, 0] > 0
+            splittable = (part.high - part.low).gather(1, cut[:, None])[:, 0] > 0
             left = (bound > enough()[of]) & splittable & (n_boxes[of] < budget)
-            settled.scatter_reduce_(0, of[~left], bound[~left], "amax")
-            of, low, high, bound, cut = (v[left] for v in (of, low, high, bound, cut))
+            # What is left out of the others is not above what their questions are content with.
+            settled.scatter_reduce_(0, of, torch.where(left, enough()[of], bound), "amax")
+            part = tree_map(lambda v, left=left: v[left], part)
+            of, bound, cut = of[left], bound[left], cut[left]
             bar.update(n - len(of.unique()) - bar.n)
             if not len(of):
                 break
             now = (bound - enough()[of]).topk(min(_AT_ONCE, len(of))).indices
             later = torch.ones_like(of, dtype=torch.bool).index_fill(0, now, False)
             new = of[now].repeat(2)
-            *parts, new_bound, new_cut = looked(new, *_halves(low[now], high[now], cut[now], tables.whole))
+            halves, new_bound, new_cut = looked(new, _halves(part, now, cut[now], tables.whole))
             new_bound = torch.minimum(new_bound, bound[now].repeat(2))
-            before, after = (of, low, high, bound, cut), (new, *parts, new_bound, new_cut)
-            of, low, high, bound, cut = (torch.cat([a[later], b]) for a, b in zip(before, after, strict=True))
+            part = tree_map(lambda a, b, later=later: torch.cat([a[later], b]), part, halves)
+            of, bound, cut = (torch.cat([a[later], b]) for a, b in ((of, new), (bound, new_bound), (cut, new_cut)))
     return Found(torch.maximum(settled, reached), reached, point, n_boxes)
 
 
@@ -243,12 +249,15 @@ def answering(surrogate: Surrogate) -> Callable[[Tensor, Tensor], Tensor]:
     return answer
 
 
-def _halves(low: Tensor, high: Tensor, cut: Tensor, whole: bool) -> tuple[Tensor, Tensor]:
-    """Ends of the two parts of each box; where gates are whole, one part has that end alone, the other this."""
-    at, first, last = cut[:, None], low.gather(1, cut[:, None]), high.gather(1, cut[:, None])
-    middle = (first + last) / 2
-    below, above = (first, last) if whole else (middle, middle)
-    return torch.cat([low, low.scatter(1, at, above)]), torch.cat([high.scatter(1, at, below), high])
+def _halves(part: Part, now: Tensor, cut: Tensor, whole: bool) -> Part:
+    """The two parts of each of some boxes; where gates are whole, one has that end alone, the other this."""
+    both = tree_map(lambda v: v[now].repeat(2, 1), part)
+    at = cut[:, None]
+    (low, others), (high, _) = both.low.chunk(2), both.high.chunk(2)
+    first, last = low.gather(1, at), high.gather(1, at)
+    below, above = (first, last) if whole else ((first + last) / 2,) * 2
+    ends = torch.cat([low, others.scatter(1, at, above)]), torch.cat([high.scatter(1, at, below), high])
+    return replace(both, low=ends[0], high=ends[1])
 
 
 def _whole(point: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import sympy
 import torch
-from scipy.optimize import LinearConstraint, milp
+from scipy.optimize import LinearConstraint, linprog, milp
 from scipy.sparse import lil_array
 
 from kanlib.errors import BadInputError
-from kanlib.symbolic import tabulated
+from kanlib.symbolic import relaxation, tabulated
 from kanlib.symbolic.bounds import bounds
 from kanlib.symbolic.closed_forms import X
-from kanlib.symbolic.relaxation import Tables
+from kanlib.symbolic.relaxation import Part, Tables
 from kanlib.symbolic.symbolic_kan import Batch
 from tests.helpers import SHAPES, randn, some_kan, symbolic_kan
 
@@ -103,7 +103,7 @@ def test_a_bound_that_forgets_how_far_tables_are_off_is_caught(name, monkeypatch
     def above():
         tables = Tables.of(surrogate, torch.arange(2), low, high)
         at = masks.repeat(2, 1)
-        top = tables.highest(row, at, at, torch.ones(600).double(), torch.full((600,), 3))
+        top = tables.highest(row, Part(at, at), torch.ones(600).double(), torch.full((600,), 3))
         return top.bound - answers(surrogate, masks).flatten()
 
     assert (above() >= 0).all()
@@ -207,6 +207,60 @@ def test_an_integer_program_agrees(name, monkeypatch):
         assert off < 0.1
 
 
+def linear_program(samples, sign):
+    """The lowest bound that lines give: all of their slopes, and the highest of each node, at once."""
+    sizes = [edges.x.shape[1] for edges in samples]
+    n_slopes = sum(sizes[1:])
+    place = dict(zip(range(1, len(sizes)), np.cumsum([0, *sizes[1:]])[:-1].tolist(), strict=True))
+    rows, most, top = [], [], n_slopes
+    for layer, edges in enumerate(samples):
+        for i, x in enumerate(edges.x[0].tolist()):
+            for p, at in enumerate(x):
+                row, given = np.zeros(n_slopes + sum(sizes)), edges.values[0, :, i, p].numpy()
+                row[top] = -1
+                if layer:
+                    row[place[layer] + i] = -at
+                if layer + 1 < len(samples):
+                    row[place[layer + 1] : place[layer + 1] + sizes[layer + 1]] += given
+                rows.append(row)
+                most.append(-sign * given[0] if layer + 1 == len(samples) else 0.0)
+            top += 1
+    cost = np.concatenate([np.zeros(n_slopes), np.ones(sum(sizes))])
+    return linprog(cost, np.array(rows), np.array(most), bounds=(None, None)).fun
+
+
+@pytest.mark.parametrize("name", ["(3, 2, 1)", "(3, 2, 2, 1)", "forms"])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_lines_are_about_the_best_that_a_linear_program_finds(name, sign):
+    surrogate, end = SURROGATES[name], torch.full((2, 3), 0.5).double()
+    tables = Tables.of(surrogate, torch.arange(2), -end, end)
+    row, moved = torch.arange(2), torch.full((2,), 3)
+    signs = torch.full((2,), sign, dtype=torch.float64)
+    samples = tables.sampled(row, Part(-end, end), moved)
+    bare = [replace(edges, slack=0 * edges.slack) for edges in samples]
+    found = relaxation._lowered(bare, signs, moved).bound[:, 0]
+    chords = relaxation._through(bare, signs[:, None, None], moved).bound[:, 0]
+    for e in range(2):
+        best = linear_program(
+            [replace(edges, x=edges.x[e : e + 1], values=edges.values[e : e + 1]) for edges in bare], sign
+        )
+        assert best - 1e-7 <= found[e] <= best + 0.05 * (chords[e] - best) + 0.01
+
+
+@pytest.mark.parametrize("name", ["(3, 2, 1)", "(3, 2, 2, 1)", "forms"])
+def test_what_a_part_leaves_out_is_not_asked_about(name):
+    surrogate, end = SURROGATES[name], torch.full((2, 3), 0.5).double()
+    masks = inside(-end[0], end[0], 20_000)
+    values = answers(surrogate, masks)
+    enough = values.quantile(0.9, dim=1)
+    tables = Tables.of(surrogate, torch.arange(2), -end, end)
+    top = tables.highest(torch.arange(2), Part(-end, end), torch.ones(2).double(), torch.full((2,), 3), enough)
+    left = [((masks >= top.part.low[e]) & (masks <= top.part.high[e])).all(1) for e in range(2)]
+    assert any(not inside_.all() for inside_ in left)
+    for e in range(2):
+        assert (values[e][~left[e]] <= enough[e] + 1e-9).all()
+
+
 def test_whole_gates_are_kept_or_removed():
     surrogate = SURROGATES["(3, 3, 1)"]
     masks = torch.tensor(list(product((0.0, -1.0), repeat=3)), dtype=torch.float64)
@@ -214,10 +268,10 @@ def test_whole_gates_are_kept_or_removed():
     values = answers(surrogate, masks)
     for most in range(4):
         tables = Tables.of(surrogate, torch.arange(2), low, high, moved=most, whole=True)
-        top = tables.highest(torch.arange(2), low, high, torch.ones(2).double(), torch.full((2,), most))
+        top = tables.highest(torch.arange(2), Part(low, high), torch.ones(2).double(), torch.full((2,), most))
         allowed = values[:, (masks != 0).sum(1) <= most]
         assert (allowed.amax(1) <= top.bound).all()
-    none = tables.highest(torch.arange(2), low, low, torch.ones(2).double(), torch.full((2,), 2))
+    none = tables.highest(torch.arange(2), Part(low, low), torch.ones(2).double(), torch.full((2,), 2))
     assert (none.bound == -torch.inf).all()
 
 
