@@ -34,7 +34,7 @@ class Rows(Directive):
         rows = _read(self, self.arguments[0])
         if "mean" in self.options:
             means = pd.DataFrame(rows).groupby(self.options["mean"], sort=False).mean(numeric_only=True)
-            rows = means.astype(float).reset_index().to_dict("records")
+            rows = means.astype(float).astype(object).where(means.notna(), "–").reset_index().to_dict("records")
         if "columns" in self.options:
             rows = [{name: row[name] for name in self._names("columns")} for row in rows]
         texts = [[_text(value) for value in row.values()] for row in rows]
