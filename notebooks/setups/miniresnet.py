@@ -58,6 +58,11 @@ def eight_blocks(n_classes: int) -> nn.Module:
     return MiniResNet(8, n_classes, blocks=8, pool=4)
 
 
+def sixteen_blocks(n_classes: int) -> nn.Module:
+    """Sixteen of them."""
+    return MiniResNet(8, n_classes, blocks=16, pool=4)
+
+
 def width_16(n_classes: int) -> nn.Module:
     """144 filters."""
     return MiniResNet(16, n_classes)
