@@ -12,8 +12,8 @@ stopped goes on there; ``--device=cpu`` keeps it off a GPU, and ``--smoke`` trie
 project's data alone. ``data/sae_runs.json`` has each autoencoder, ``data/sae.json`` their means with intervals,
 ``data/sae_rates.json`` how rates were chosen, ``data/sae_features.json`` cards of features. ``--output`` asks the
 same of KANs and their controls on what the feed-forward network of that layer puts out, ``data/sae_output.json``;
-``--arms=topk,k1`` takes these alone. ``--record`` writes what the chapter is made from, and ``--hours`` measures
-only what training takes.
+with ``--arms=topk,k1`` it takes these alone. ``--record`` writes what the chapter is made from, and ``--hours``
+measures only what training takes.
 """
 
 import json
@@ -595,7 +595,8 @@ def outputs(here: Setting, plan: Plan, folder: Path, target: Path, command: clai
 def main(arguments: Sequence[str]) -> None:
     smoke, of_output = "--smoke" in arguments, "--output" in arguments
     plan = OUTPUT if of_output else WHOLE
-    if named_arms := [argument.partition("=")[2] for argument in arguments if argument.startswith("--arms=")]:
+    named_arms = [argument.partition("=")[2] for argument in arguments if argument.startswith("--arms=")]
+    if of_output and named_arms:
         knobs = plan.knobs.model_dump() | {"arms": named_arms[-1].split(",")}
         plan = replace(plan, knobs=SparseAutoencoder(**knobs))
     if smoke:

@@ -126,8 +126,8 @@ def in_words(
     others, found = (~known).nonzero().flatten(), []
     for number in tqdm(range(z.shape[1]), "explanations", unit="feature", mininterval=1):
         values = z[:, number]
-        shown_ = [_around(at, texts) for at in _largest(values.where(known, 0), texts)]
-        words = _words(explainer, shown_, said, values)
+        told = [_around(at, texts) for at in _largest(values.where(known, 0), texts)]
+        words = _words(explainer, told, said, values)
         drawn = torch.randperm(len(others), generator=generator(seed, "excerpts", number))[:_ANY]
         places = [
             _around(at, texts) for at in [*_largest(values.where(~known, 0), texts), *others[drawn].tolist()]

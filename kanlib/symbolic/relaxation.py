@@ -124,13 +124,9 @@ class Tables:
 
         A node that is held at a value lowers the bound by as much as its function there is below its highest.
         """
-        sizes, ends = _inner(samples), []
-        slopes = lines.split(sizes, -1)
-        for layer, edges in enumerate(samples):
-            weights = sign[:, None] if layer == len(sizes) else slopes[layer]
-            function, x = _combined(edges, weights[:, None])[0][:, 0], edges.x
-            if layer:
-                function = function - slopes[layer - 1][..., None] * x
+        ends = []
+        for layer, (edges, function) in enumerate(zip(samples, _above(samples, sign, lines), strict=True)):
+            x = edges.x
             need = function.amax(-1) - spare[:, None] - 1e-9 * (spare[:, None] + function.abs().amax(-1))
             # The last point of a gate stands apart, where it rests.
             n = x.shape[-1] - (not layer)
@@ -295,18 +291,14 @@ def _newton(samples: Sequence[Sampled], sign: Tensor, moved: Tensor, now: _Relax
         now: where the step begins.
         smooth: τ of each box, ``[B]``.
     """
-    sizes = _inner(samples)
-    ends = [0, *torch.tensor(sizes).cumsum(0).tolist()]
-    lines = now.lines[:, 0].split(sizes, -1)
+    ends = [0, *torch.tensor(_inner(samples)).cumsum(0).tolist()]
     gradient_ = smooth.new_zeros(len(smooth), ends[-1])
     curvature = smooth.new_zeros(len(smooth), ends[-1], ends[-1])
     smooth = smooth.clamp_min(1e-12)
-    for layer, edges in enumerate(samples):
+    functions = _above(samples, sign, now.lines[:, 0])
+    for layer, (edges, function) in enumerate(zip(samples, functions, strict=True)):
         last = layer == len(samples) - 1
         above = slice(0, 0) if last else slice(ends[layer], ends[layer + 1])
-        function = _combined(edges, (sign[:, None] if last else lines[layer])[:, None])[0][:, 0]
-        if layer:
-            function = function - lines[layer - 1][..., None] * edges.x
         share = torch.softmax(function / smooth[:, None, None], -1)
         if not layer:
             # A gate that may not move is where it rests.
@@ -334,6 +326,17 @@ def _newton(samples: Sequence[Sampled], sign: Tensor, moved: Tensor, now: _Relax
     factor, failed = torch.linalg.cholesky_ex(curvature)
     step = -smooth[:, None] * torch.cholesky_solve(gradient_[..., None], factor)[..., 0]
     return step.where((failed == 0)[:, None] & step.isfinite(), 0.0)
+
+
+def _above(samples: Sequence[Sampled], sign: Tensor, lines: Tensor) -> list[Tensor]:
+    """What nodes that enter each layer add to the bound at each point, ``[B, in, P]``: what is above the lines."""
+    slopes = lines.split(_inner(samples), -1)
+    functions = [
+        _combined(edges, weights[:, None])[0][:, 0]
+        for edges, weights in zip(samples, [*slopes, sign[:, None]], strict=True)
+    ]
+    inner = zip(functions[1:], slopes, samples[1:], strict=True)
+    return [functions[0], *(function - slope[..., None] * edges.x for function, slope, edges in inner)]
 
 
 def _inner(samples: Sequence[Sampled]) -> list[int]:

@@ -259,6 +259,12 @@ def test_what_a_part_leaves_out_is_not_asked_about(name):
     assert any(not inside_.all() for inside_ in left)
     for e in range(2):
         assert (values[e][~left[e]] <= enough[e] + 1e-9).all()
+    if name == "forms":
+        for e, one in enumerate(surrogate):
+            inner = torch.cat(one.activations(masks)[1:-1]).T
+            out = ((inner < top.part.nodes[0][e]) | (inner > top.part.nodes[1][e])).any(1)
+            assert out.any()
+            assert (values[e][out] <= enough[e] + 1e-9).all()
 
 
 def test_whole_gates_are_kept_or_removed():
